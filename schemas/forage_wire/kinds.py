@@ -1,0 +1,248 @@
+"""The kinds of fields that messages are made of: what each accepts, and its bounds.
+
+A kind turns what a decoder found (`raw`) into a checked value and back. Checks are strict:
+exact types (True is no integer), bounded sizes, and no floats but where a JSON document,
+read by people, holds a measurement.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from forage_wire.limits import LIST_ITEMS_MAX, RANGES_MAX, TEXT_BYTES_MAX
+
+__all__ = [
+    "Kind",
+    "boolean",
+    "data",
+    "integer",
+    "list_of",
+    "name_or_version",
+    "nullable",
+    "number",
+    "one_of",
+    "pattern",
+    "ranges",
+    "record",
+    "row",
+    "text",
+    "text_map",
+    "unsigned",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of field.
+
+    `decode` raises ValueError with a phrase on anything it does not accept. `encode` is None
+    where the value goes on the wire as it is.
+    """
+
+    name: str
+    decode: Callable[[Any], Any]
+    encode: Callable[[Any], Any] | None = None
+
+
+def unsigned(maximum: int = 2**63 - 1, minimum: int = 0) -> Kind:
+    """An integer of minimum to maximum."""
+
+    def decode(raw: Any) -> int:
+        if type(raw) is not int or not minimum <= raw <= maximum:
+            raise ValueError(f"not an integer of {minimum} to {maximum}")
+        return raw
+
+    return Kind("unsigned", decode)
+
+
+def integer(minimum: int, maximum: int) -> Kind:
+    """An integer that may be negative."""
+    return Kind("integer", unsigned(maximum, minimum).decode)
+
+
+def number() -> Kind:
+    """A measurement in a JSON document: an integer or a finite float."""
+
+    def decode(raw: Any) -> float:
+        if type(raw) not in (int, float) or not -1e300 < raw < 1e300:
+            raise ValueError("not a finite number")
+        return float(raw) if type(raw) is float else raw
+
+    return Kind("number", decode)
+
+
+def boolean() -> Kind:
+    """True or False."""
+
+    def decode(raw: Any) -> bool:
+        if raw is True or raw is False:
+            return raw
+        raise ValueError("not true or false")
+
+    return Kind("boolean", decode)
+
+
+def text(maximum: int = TEXT_BYTES_MAX) -> Kind:
+    """Text of at most `maximum` characters."""
+
+    def decode(raw: Any) -> str:
+        if type(raw) is not str or len(raw) > maximum:
+            raise ValueError(f"not a text of at most {maximum} characters")
+        return raw
+
+    return Kind("text", decode)
+
+
+def pattern(expression: str, what: str, *, empty: bool = False) -> Kind:
+    """Text that matches a regular expression in full (or is empty, where that is allowed)."""
+    fullmatch = re.compile(expression).fullmatch
+
+    def decode(raw: Any) -> str:
+        if type(raw) is str and ((empty and raw == "") or fullmatch(raw)):
+            return raw
+        raise ValueError(f"not {what}")
+
+    return Kind("pattern", decode)
+
+
+def one_of(*choices: str) -> Kind:
+    """One of some words."""
+
+    def decode(raw: Any) -> str:
+        if type(raw) is not str or raw not in choices:
+            raise ValueError(f"not one of {', '.join(choices)}")
+        return raw
+
+    return Kind("one_of", decode)
+
+
+def data(maximum: int, *sizes: int) -> Kind:
+    """A byte string of at most `maximum` bytes, of one of `sizes` if any are named."""
+
+    def decode(raw: Any) -> bytes:
+        if type(raw) is not bytes or len(raw) > maximum or (sizes and len(raw) not in sizes):
+            raise ValueError(f"not a byte string of {sizes or f'at most {maximum}'} bytes")
+        return raw
+
+    return Kind("data", decode)
+
+
+def nullable(kind: Kind) -> Kind:
+    """Null or another kind."""
+    decode_inner, encode_inner = kind.decode, kind.encode
+
+    def decode(raw: Any) -> Any:
+        return None if raw is None else decode_inner(raw)
+
+    if encode_inner is None:
+        return Kind("nullable", decode)
+
+    def encode(value: Any) -> Any:
+        return None if value is None else encode_inner(value)
+
+    return Kind("nullable", decode, encode)
+
+
+def list_of(kind: Kind, maximum: int = LIST_ITEMS_MAX) -> Kind:
+    """An array of one kind; a tuple in the message."""
+    decode_inner, encode_inner = kind.decode, kind.encode
+
+    def decode(raw: Any) -> tuple[Any, ...]:
+        if type(raw) is not list or len(raw) > maximum:
+            raise ValueError(f"not an array of at most {maximum}")
+        return tuple([decode_inner(item) for item in raw])
+
+    if encode_inner is None:
+        return Kind("list_of", decode)
+
+    def encode(value: Any) -> Any:
+        return [encode_inner(item) for item in value]
+
+    return Kind("list_of", decode, encode)
+
+
+def row(*kinds: Kind) -> Kind:
+    """An array of fixed length with a kind for each place; a tuple in the message."""
+    decoders = [kind.decode for kind in kinds]
+    encoders = [kind.encode for kind in kinds]
+    length = len(kinds)
+
+    def decode(raw: Any) -> tuple[Any, ...]:
+        if type(raw) is not list or len(raw) != length:
+            raise ValueError(f"not an array of {length}")
+        return tuple([decoder(item) for decoder, item in zip(decoders, raw, strict=True)])
+
+    if not any(encoders):
+        return Kind("row", decode)
+
+    def encode(value: Any) -> Any:
+        return [
+            item if encoder is None else encoder(item)
+            for encoder, item in zip(encoders, value, strict=True)
+        ]
+
+    return Kind("row", decode, encode)
+
+
+def ranges(maximum: int = RANGES_MAX) -> Kind:
+    """Half-open index ranges, sorted and disjoint: [[low, high], ...]."""
+
+    def decode(raw: Any) -> tuple[tuple[int, int], ...]:
+        if type(raw) is not list or len(raw) > maximum:
+            raise ValueError(f"not an array of at most {maximum} ranges")
+        found: list[tuple[int, int]] = []
+        end = 0
+        for item in raw:
+            if type(item) is not list or len(item) != 2:
+                raise ValueError("a range is not [low, high]")
+            low, high = item
+            if type(low) is not int or type(high) is not int or not end <= low < high <= 2**32:
+                raise ValueError("ranges are not sorted, disjoint and within bounds")
+            found.append((low, high))
+            end = high
+        return tuple(found)
+
+    return Kind("ranges", decode)
+
+
+def text_map(maximum: int = 64, value: Kind | None = None) -> Kind:
+    """A map of short texts to texts (or to another kind)."""
+    decode_value = (value or text(256)).decode
+
+    def decode(raw: Any) -> dict[str, Any]:
+        if type(raw) is not dict or len(raw) > maximum:
+            raise ValueError(f"not a map of at most {maximum}")
+        for key in raw:
+            if type(key) is not str or len(key) > 64:
+                raise ValueError("a key is not a text of at most 64 characters")
+        return {key: decode_value(item) for key, item in raw.items()}
+
+    return Kind("text_map", decode)
+
+
+def name_or_version() -> Kind:
+    """A function: the SHA-256 of its code, or (name, version) of a named one."""
+
+    def decode(raw: Any) -> bytes | tuple[str, str]:
+        if type(raw) is bytes and len(raw) == 32:
+            return raw
+        if type(raw) is list and len(raw) == 2 and all(type(item) is str for item in raw):
+            name, version = raw
+            if 0 < len(name) <= 128 and len(version) <= 32:
+                return (name, version)
+        raise ValueError("not a SHA-256 or [name, version]")
+
+    return Kind("name_or_version", decode)
+
+
+def record(message_class: type, table: Callable[[type], Any]) -> Kind:
+    """A map that is a dataclass of its own; `table` gives the codec's functions for it."""
+
+    def decode(raw: Any) -> Any:
+        return table(message_class).decode_map(raw)
+
+    def encode(value: Any) -> Any:
+        return table(message_class).encode_map(value)
+
+    return Kind("record", decode, encode)

@@ -1,0 +1,295 @@
+"""Links: what two sessions have seen of each other (pure; used by all three cores).
+
+Between a controller's session and a device's or client's, each direction numbers what must
+arrive, n = 1, 2, ... The other end reports the highest n it has seen without a gap, in
+whatever it sends, or in a bare `Seen` 20 ms later. *Seen* frees the sender's window and ends
+repeats; it does not mean committed. What must be committed is kept by the cores until an
+acknowledgement of theirs, and sent again on a new link.
+
+A link lives as long as its pair of sessions. It speaks bytes: it stamps, encodes, cuts what
+is above the packet limit into parts, and hands in-order messages to its core.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from forage_wire.codec import decode, encode
+from forage_wire.errors import DecodeError
+from forage_wire.limits import (
+    BARE_SEEN_AFTER_MS,
+    ENVELOPE_BYTES,
+    PACKET_BYTES_MAX,
+    REORDER_MAX,
+    REPEAT_AFTER_MS,
+    REPEAT_AFTER_MS_MAX,
+    UNFINISHED_PART_BYTES_MAX,
+)
+from forage_wire.messages import Linked, Part, Seen
+from forage_wire.parts import PartAssembler, cut_parts
+
+__all__ = ["Link", "Outgoing", "fits_packet"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """A payload for the shell to publish."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+
+
+class Link:
+    """Both directions between this end and one session of a peer.
+
+    Args:
+        session: The device's or client's session (of either end of this link).
+        controller: The controller's session ("" at a client that does not know it yet).
+        epoch: The controller's epoch, at the controller; 0 elsewhere.
+        topic: Where a bare `Seen` goes.
+        window: Messages sent and not seen; more wait here.
+        packet_bytes_max: The lower of both ends' limits.
+    """
+
+    __slots__ = (
+        "_assembler",
+        "_duplicate_gaps",
+        "_early",
+        "_gap",
+        "_next_n",
+        "_part_number",
+        "_parts",
+        "_parts_unseen",
+        "_queue",
+        "_received",
+        "_repeat_after_ms",
+        "_repeat_at_ms",
+        "_seen_due_ms",
+        "_unseen",
+        "controller",
+        "dropped",
+        "epoch",
+        "packet_bytes_max",
+        "session",
+        "topic",
+        "window",
+    )
+
+    def __init__(
+        self,
+        *,
+        session: str,
+        controller: str,
+        topic: str,
+        window: int,
+        epoch: int = 0,
+        packet_bytes_max: int = PACKET_BYTES_MAX,
+    ) -> None:
+        self.session = session
+        self.controller = controller
+        self.epoch = epoch
+        self.topic = topic
+        self.window = window
+        self.packet_bytes_max = packet_bytes_max
+        self.dropped = 0
+        """Messages received on this link that could not be used."""
+        # Sending.
+        self._next_n = 1
+        self._queue: deque[tuple[str, Linked]] = deque()
+        self._parts: deque[tuple[str, Part]] = deque()
+        self._part_number = 0
+        self._parts_unseen = 0
+        self._unseen: dict[int, tuple[str, bytes, bool]] = {}
+        self._repeat_at_ms: int | None = None
+        self._repeat_after_ms = REPEAT_AFTER_MS
+        self._duplicate_gaps = 0
+        # Receiving.
+        self._received = 0
+        self._early: dict[int, Linked] = {}
+        self._seen_due_ms: int | None = None
+        self._gap = False
+        self._assembler = PartAssembler()
+
+    # -- sending ----------------------------------------------------------------------------
+
+    def send(self, message: Linked, topic: str | None = None) -> None:
+        """Queue a message that must arrive; `poll` says when it goes out."""
+        self._queue.append((self.topic if topic is None else topic, message))
+
+    def unnumbered(self, message: Linked, topic: str | None = None, qos: int = 0) -> Outgoing:
+        """A message that need not arrive (a beat, progress), ready to publish."""
+        payload = encode(
+            message,
+            session=self.session,
+            controller=self.controller,
+            epoch=self.epoch,
+            seen=self._received,
+        )
+        return Outgoing(topic=self.topic if topic is None else topic, payload=payload, qos=qos)
+
+    @property
+    def waiting(self) -> int:
+        """Messages not sent yet because the window is full (parts not counted)."""
+        return len(self._queue)
+
+    @property
+    def unseen(self) -> int:
+        """Messages sent that the other end has not reported."""
+        return len(self._unseen)
+
+    @property
+    def received(self) -> int:
+        """The highest number received without a gap."""
+        return self._received
+
+    @property
+    def last_sent(self) -> int:
+        """The highest number given to a message so far."""
+        return self._next_n - 1
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a message sent now would go out now."""
+        return not self._queue and len(self._unseen) < self.window
+
+    def poll(self, now_ms: int) -> list[Outgoing]:
+        """What is to be published now: new messages, repeats, or a bare `Seen`."""
+        out: list[Outgoing] = []
+        if self._unseen and self._repeat_at_ms is not None and now_ms >= self._repeat_at_ms:
+            self._repeat(now_ms, out)
+        while self._queue and len(self._unseen) < self.window:
+            topic, message = self._queue.popleft()
+            self._transmit(topic, message, now_ms, out)
+        while (
+            self._parts
+            and len(self._unseen) < self.window
+            and self._parts_unseen < max(1, self.window // 2)
+        ):
+            topic, part = self._parts.popleft()
+            self._number(topic, self._encode(part, self._next_n), now_ms, out, part=True)
+        if out:
+            self._seen_due_ms = None
+            self._gap = False
+        elif self._seen_due_ms is not None and now_ms >= self._seen_due_ms:
+            out.append(self.unnumbered(Seen(gap=self._gap), qos=1))
+            self._seen_due_ms = None
+            self._gap = False
+        return out
+
+    def next_wakeup_ms(self) -> int | None:
+        """When `poll` has something to do without further events; None: never."""
+        due = self._seen_due_ms
+        if self._unseen and self._repeat_at_ms is not None:
+            due = self._repeat_at_ms if due is None else min(due, self._repeat_at_ms)
+        return due
+
+    def _encode(self, message: Linked, n: int) -> bytes:
+        return encode(
+            message,
+            session=self.session,
+            controller=self.controller,
+            epoch=self.epoch,
+            n=n,
+            seen=self._received,
+        )
+
+    def _transmit(self, topic: str, message: Linked, now_ms: int, out: list[Outgoing]) -> None:
+        payload = self._encode(message, self._next_n)
+        if len(payload) <= self.packet_bytes_max:
+            self._number(topic, payload, now_ms, out, part=False)
+            return
+        whole = self._encode(message, 0)
+        self._part_number += 1
+        for part in cut_parts(whole, self._part_number, self.packet_bytes_max):
+            self._parts.append((topic, part))
+
+    def _number(
+        self,
+        topic: str,
+        payload: bytes,
+        now_ms: int,
+        out: list[Outgoing],
+        *,
+        part: bool,
+    ) -> None:
+        if not self._unseen:
+            self._repeat_after_ms = REPEAT_AFTER_MS
+            self._repeat_at_ms = now_ms + REPEAT_AFTER_MS
+        self._unseen[self._next_n] = (topic, payload, part)
+        self._parts_unseen += part
+        self._next_n += 1
+        out.append(Outgoing(topic=topic, payload=payload))
+
+    def _repeat(self, now_ms: int, out: list[Outgoing]) -> None:
+        oldest = next(iter(self._unseen))
+        topic, payload, _part = self._unseen[oldest]
+        out.append(Outgoing(topic=topic, payload=payload))
+        self._repeat_after_ms = min(2 * self._repeat_after_ms, REPEAT_AFTER_MS_MAX)
+        self._repeat_at_ms = now_ms + self._repeat_after_ms
+
+    # -- receiving --------------------------------------------------------------------------
+
+    def receive(self, message: Linked, now_ms: int) -> list[Linked]:
+        """The messages that `message` makes available, in order, parts put together.
+
+        A repeat or a `Seen` gives none; one that is ahead of a gap waits.
+        """
+        self._on_seen(message, now_ms)
+        if message.n == 0:
+            return [] if type(message) is Seen else [message]
+        if self._seen_due_ms is None:
+            self._seen_due_ms = now_ms + BARE_SEEN_AFTER_MS
+        if message.n <= self._received:
+            return []
+        if message.n > self._received + 1:
+            if len(self._early) < REORDER_MAX:
+                self._early[message.n] = message
+            else:
+                self.dropped += 1
+            self._gap = True
+            self._seen_due_ms = now_ms
+            return []
+        ready: list[Linked] = []
+        current: Linked | None = message
+        while current is not None:
+            self._received += 1
+            self._deliver(current, ready)
+            current = self._early.pop(self._received + 1, None)
+        return ready
+
+    def _deliver(self, message: Linked, ready: list[Linked]) -> None:
+        if type(message) is not Part:
+            ready.append(message)
+            return
+        try:
+            whole = self._assembler.add(message)
+            if whole is not None:
+                inner = decode(whole, UNFINISHED_PART_BYTES_MAX)
+                if type(inner) is Part:
+                    raise DecodeError("a part within parts")
+                ready.append(inner)
+        except DecodeError:
+            self.dropped += 1
+
+    def _on_seen(self, message: Linked, now_ms: int) -> None:
+        progressed = False
+        while self._unseen:
+            oldest = next(iter(self._unseen))
+            if oldest > message.seen:
+                break
+            self._parts_unseen -= self._unseen.pop(oldest)[2]
+            progressed = True
+        if progressed:
+            self._duplicate_gaps = 0
+            self._repeat_after_ms = REPEAT_AFTER_MS
+            self._repeat_at_ms = now_ms + REPEAT_AFTER_MS if self._unseen else None
+        elif type(message) is Seen and message.gap and self._unseen:
+            self._duplicate_gaps += 1
+            if self._duplicate_gaps == 2:
+                self._duplicate_gaps = 0
+                self._repeat_at_ms = now_ms
+
+
+def fits_packet(data_bytes: int, packet_bytes_max: int) -> bool:
+    """Whether data of this length and its envelope surely fit one packet."""
+    return data_bytes + ENVELOPE_BYTES <= packet_bytes_max

@@ -1,0 +1,89 @@
+"""The tables by which messages are encoded and decoded, made from the classes' annotations."""
+
+from dataclasses import MISSING, fields
+from inspect import get_annotations
+from typing import Any, get_args
+
+from forage_wire.kinds import Kind
+
+__all__ = ["Table", "table_of"]
+
+
+class Table:
+    """How one message class is written as a map, and read from one."""
+
+    __slots__ = ("columns", "keys", "message_class", "required")
+
+    def __init__(self, message_class: type) -> None:
+        self.message_class = message_class
+        annotations = _annotations(message_class)
+        columns = []
+        for field in fields(message_class):
+            _, key, kind = get_args_of(annotations[field.name])
+            default = field.default
+            if field.default_factory is not MISSING:
+                default = field.default_factory()
+            columns.append((field.name, key, kind.decode, kind.encode, default))
+        self.columns: tuple[tuple[str, str, Any, Any, Any], ...] = tuple(columns)
+        self.keys = frozenset(column[1] for column in columns)
+        self.required = frozenset(column[1] for column in columns if column[4] is MISSING)
+        if len(self.keys) != len(columns):
+            raise AssertionError(f"{message_class.__name__} uses a key twice")
+
+    def encode_map(self, message: Any) -> dict[str, Any]:
+        """The message as a map; fields that hold their default are left out."""
+        found: dict[str, Any] = {}
+        for name, key, _decode, encode, default in self.columns:
+            value = getattr(message, name)
+            if value is default or (default is not MISSING and value == default):
+                continue
+            found[key] = value if encode is None else encode(value)
+        return found
+
+    def decode_map(self, raw: Any) -> Any:
+        """A checked message from a map; unknown keys are ignored.
+
+        Raises ValueError, with the key and what is wrong with it.
+        """
+        if type(raw) is not dict:
+            raise ValueError("not a map")
+        values: dict[str, Any] = {}
+        for name, key, decode, _encode, default in self.columns:
+            if key in raw:
+                try:
+                    values[name] = decode(raw[key])
+                except ValueError as error:
+                    raise ValueError(f"{key}: {error}") from None
+            elif default is MISSING:
+                raise ValueError(f"{key}: missing")
+        return self.message_class(**values)
+
+    def unknown_keys(self, raw: dict[Any, Any]) -> int:
+        """How many keys of a map this table does not know."""
+        return len(raw.keys() - self.keys)
+
+
+def get_args_of(annotation: Any) -> tuple[Any, str, Kind]:
+    """(type, key, kind) of an `Annotated[type, key, kind]`."""
+    found = get_args(annotation)
+    if len(found) != 3:
+        raise AssertionError(f"{annotation} is not Annotated[type, key, kind]")
+    return found[0], found[1], found[2]
+
+
+def _annotations(message_class: type) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for base in reversed(message_class.__mro__):
+        found.update(get_annotations(base))
+    return found
+
+
+_tables: dict[type, Table] = {}
+
+
+def table_of(message_class: type) -> Table:
+    """The table of a message class, made once."""
+    table = _tables.get(message_class)
+    if table is None:
+        table = _tables[message_class] = Table(message_class)
+    return table
