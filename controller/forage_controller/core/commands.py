@@ -1,0 +1,50 @@
+"""What the controller's core orders, and the events that are its own."""
+
+from dataclasses import dataclass
+
+from forage_controller.core.operations import (
+    CodeLoaded,
+    LoadCode,
+    LoadOutcomes,
+    LoadPage,
+    OutcomesLoaded,
+    PageLoaded,
+    Save,
+    SaveCommitted,
+    SaveFailed,
+)
+from forage_wire.io import (
+    BatchEnded,
+    Connected,
+    Disconnected,
+    MessageReceived,
+    Note,
+    Publish,
+    PublishAcknowledged,
+)
+
+__all__ = ["Command", "Event", "Exit"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """End the process with this code; the reason is for people."""
+
+    code: int
+    reason: str
+
+
+Event = (
+    Connected
+    | Disconnected
+    | MessageReceived
+    | PublishAcknowledged
+    | BatchEnded
+    | SaveCommitted
+    | SaveFailed
+    | PageLoaded
+    | CodeLoaded
+    | OutcomesLoaded
+)
+
+Command = Publish | Save | LoadPage | LoadCode | LoadOutcomes | Exit | Note

@@ -1,0 +1,317 @@
+"""What the controller's core asks its store to write, and what the store gives back at start.
+
+A `Save` groups operations; the store commits groups in order, several at a time, and answers
+`SaveCommitted` with the number of the last one in the commit. What waits for a commit is the
+core's business: it sends only after that event.
+"""
+
+from dataclasses import dataclass, field
+
+from forage_wire.ranges import Ranges
+
+__all__ = [
+    "ClosedAssignment",
+    "CodeLoaded",
+    "LoadCode",
+    "LoadOutcomes",
+    "LoadPage",
+    "Operation",
+    "OutcomesLoaded",
+    "PageLoaded",
+    "RecoveredAssignment",
+    "RecoveredPage",
+    "RecoveredState",
+    "RecoveredTask",
+    "Save",
+    "SaveAssignment",
+    "SaveCode",
+    "SaveCollected",
+    "SaveCommitted",
+    "SaveCounters",
+    "SaveEpoch",
+    "SaveFailed",
+    "SaveOutcomes",
+    "SavePage",
+    "SaveReleased",
+    "StoredOutcomes",
+    "TrimAssignment",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveEpoch:
+    """This generation's number; committed before it is used."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveCode:
+    """A function's code, once for each content."""
+
+    hash: bytes
+    form: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavePage:
+    """A page of a task; the first page of a task makes the task. Repeats change nothing."""
+
+    user: str
+    client: str
+    task: str
+    key: bytes
+    label: str
+    first: int
+    n: int
+    last: bool
+    header: bytes
+    calls: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveAssignment:
+    """An assignment that is open from now on."""
+
+    assignment: int
+    task: str
+    first: int
+    """Its page."""
+    low: int
+    high: int
+    device: str
+    session: str
+    tries: int
+    deaths: int
+    losses: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrimAssignment:
+    """An assignment that lost its tail: it now ends at `high`."""
+
+    assignment: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedAssignment:
+    """An assignment that is over (done, trimmed to nothing, or lost)."""
+
+    assignment: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveOutcomes:
+    """Settled calls of one task, kept as received until collected."""
+
+    task: str
+    assignment: int
+    device: str
+    low: int
+    high: int
+    tag: bytes
+    ranges: Ranges
+    """The indices that `data` holds, in its order."""
+    settled: Ranges
+    """The part of them that these outcomes settle (others had been settled before)."""
+    errors: tuple[tuple[int, str, bool], ...]
+    run_us: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveCounters:
+    """Counters of calls that go out again; a later row wins."""
+
+    task: str
+    low: int
+    high: int
+    tries: int
+    deaths: int
+    losses: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveCollected:
+    """The client has these outcomes: archived ones may go when all of a row are collected."""
+
+    task: str
+    ranges: Ranges
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveReleased:
+    """Nothing of a task is needed any more but the fact that it ended; `forget` drops that too."""
+
+    task: str
+    forget: bool = False
+
+
+Operation = (
+    SaveEpoch
+    | SaveCode
+    | SavePage
+    | SaveAssignment
+    | TrimAssignment
+    | ClosedAssignment
+    | SaveOutcomes
+    | SaveCounters
+    | SaveCollected
+    | SaveReleased
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Save:
+    """Command: commit these operations together, after every earlier `Save`."""
+
+    number: int
+    """1, 2, ... within this start."""
+    operations: tuple[Operation, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveCommitted:
+    """Event: every `Save` up to `number` is on the disk."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveFailed:
+    """Event: the store cannot write (disk full, input/output error); the process must end."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadPage:
+    """Command: read a page's calls back (it left the cache)."""
+
+    task: str
+    first: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageLoaded:
+    """Event: the answer to `LoadPage`; None where the page is gone."""
+
+    task: str
+    first: int
+    calls: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadCode:
+    """Command: read a function's code (it left the cache)."""
+
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeLoaded:
+    """Event: the answer to `LoadCode`; None where it is gone."""
+
+    hash: bytes
+    form: str
+    data: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOutcomes:
+    """Command: read outcomes of these calls from the archive.
+
+    The store answers with every stored row that settles any of them, in one `OutcomesLoaded`
+    or, above 1 MiB, several (`more` on all but the last).
+    """
+
+    request: int
+    task: str
+    ranges: Ranges
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredOutcomes:
+    """One archived row, as saved."""
+
+    assignment: int
+    device: str
+    low: int
+    high: int
+    tag: bytes
+    ranges: Ranges
+    settled: Ranges
+    errors: tuple[tuple[int, str, bool], ...]
+    run_us: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomesLoaded:
+    """Event: the answer to `LoadOutcomes`."""
+
+    request: int
+    task: str
+    rows: tuple[StoredOutcomes, ...]
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveredPage:
+    """A stored page without its calls."""
+
+    first: int
+    n: int
+    last: bool
+    header: bytes
+    calls_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveredTask:
+    """A stored task that has not been released."""
+
+    user: str
+    client: str
+    task: str
+    key: bytes
+    label: str
+    pages: tuple[RecoveredPage, ...]
+    settled: Ranges
+    failed: int
+    """Settled calls whose outcome is an error."""
+    collected: Ranges
+    counters: tuple[tuple[int, int, int, int, int], ...]
+    """(low, high, tries, deaths, losses) of calls that have any, the latest for each call."""
+    archive_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveredAssignment:
+    """A stored assignment that is open."""
+
+    assignment: int
+    task: str
+    first: int
+    low: int
+    high: int
+    device: str
+    session: str
+    tries: int
+    deaths: int
+    losses: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveredState:
+    """All that the store holds, at start."""
+
+    epoch: int = 0
+    tasks: tuple[RecoveredTask, ...] = ()
+    assignments: tuple[RecoveredAssignment, ...] = ()
+    released: tuple[str, ...] = ()
+    """Tasks that ended and of which only the id is kept."""
+    codes: dict[bytes, tuple[str, int]] = field(default_factory=dict)
+    """hash -> (form, bytes); the code itself is read by `LoadCode`."""
