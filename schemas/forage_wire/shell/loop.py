@@ -67,8 +67,9 @@ class Loop:
         """
         for key, _ in self._selector.select(timeout_s):
             if key.data is not None:
-                # An earlier callback of this turn may have unregistered a later one.
-                if key.fd in self._selector.get_map():
+                # An earlier callback of this turn may have unregistered a later one, and its
+                # descriptor may already be somebody else's.
+                if self._selector.get_map().get(key.fd) is key:
                     key.data()
             else:
                 os.read(self._wake_read, 4096)

@@ -22,116 +22,96 @@ The owner's loop, in full::
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+import logging
+import selectors
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+
+from forage_wire.address import BrokerAddress
+from forage_wire.shell.dial import Dial, DialFailure, words_for
+from forage_wire.shell.events import (
+    Connected,
+    Disconnected,
+    EndKind,
+    MessageReceived,
+    MessageTooLong,
+    PublishAcknowledged,
+    SubscribeDone,
+    TransportEvent,
+    Will,
+)
+from forage_wire.shell.framing import MalformedStreamError
+from forage_wire.shell.reconnect import RandomSource, ReconnectDelay
+from forage_wire.shell.sockets import BufferedSocket, EndOfStreamError
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import SocketLike
+    from paho.mqtt.properties import Properties
+    from paho.mqtt.reasoncodes import ReasonCode
 
 __all__ = [
-    "Address",
     "Connected",
     "Disconnected",
+    "EndKind",
     "MessageReceived",
     "MessageTooLong",
     "MqttConnection",
     "PublishAcknowledged",
+    "RandomSource",
     "ReconnectDelay",
     "SubscribeDone",
     "TransportEvent",
     "Will",
 ]
 
+logger = logging.getLogger(__name__)
 
-class Address(Protocol):
-    """What is needed of a broker's address; `forage_wire.address.BrokerAddress` has it."""
+# What we say ourselves, in place of the library; each is a whole packet.
+PINGREQ = b"\xc0\x00"
+DISCONNECT = b"\xe0\x00"
+PUBACK_HEADER = b"\x40\x02"
 
-    @property
-    def host(self) -> str: ...
-    @property
-    def port(self) -> int: ...
-    @property
-    def tls(self) -> bool: ...
-    @property
-    def username(self) -> str | None: ...
-    @property
-    def password(self) -> str | None: ...
+CONNACK_BYTES = 4
+CONNACK_HEADER = b"\x20\x02"
+# By the return codes of MQTT 3.1.1; some brokers say "not authorised" of a wrong password too.
+REFUSALS = {
+    1: "it does not speak MQTT 3.1.1",
+    2: "it refuses the client id",
+    3: "it is there, but its MQTT service is not available",
+    4: "it refuses the user name or password",
+    5: "not authorised: wrong user name or password, or no right to connect",
+}
+RETRY_LATER_CODE = 3
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Will:
-    """What the broker publishes for us if the connection ends without a goodbye."""
-
-    topic: str
-    payload: bytes
-    qos: int = 1
-    retain: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Connected:
-    """The broker accepted us, and the subscriptions were sent. `publish` works from here on."""
-
-    session_present: bool
+# SUBACK 0x80 is not always a verdict (a cluster that is electing says it): twice more as asked,
+# then at QoS 0, which is enough for correctness.
+SUBSCRIBE_ATTEMPTS_AS_ASKED = 3
+SUBSCRIBE_TIMEOUT_MS = 30_000
+QOS_MAX = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubscribeDone:
-    """Every subscription was answered, after retries.
+class _Client(Client):
+    """The library, given a socket of ours in place of one that it opens."""
 
-    `granted` maps topic filters to the QoS granted; `refused` are those that the broker refused
-    four times (three times as asked, then at QoS 0).
-    """
+    def __init__(self, client_id: str, wire: BufferedSocket) -> None:
+        # A client object serves one connection only: a second one would send the first one's
+        # unacknowledged messages again, and resending is for the ends to decide.
+        super().__init__(
+            CallbackAPIVersion.VERSION2,
+            client_id,
+            clean_session=True,
+            protocol=MQTTProtocolVersion.MQTTv311,
+            reconnect_on_failure=False,
+            manual_ack=True,
+        )
+        self._wire = wire
 
-    granted: Mapping[str, int]
-    refused: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Disconnected:
-    """The connection, or the attempt at one, is over; the next step is `connect`.
-
-    `kind`: "unreachable" (no TCP, TLS or MQTT answer; worth a retry), "refused" (the broker
-    answered and does not want us: credentials, rights, client id, protocol version; a retry
-    changes nothing by itself) or "lost" (it had been accepted before). `reason` is one clear
-    phrase that names what happened and fits after "broker host:port: ".
-    """
-
-    reason: str
-    kind: Literal["unreachable", "refused", "lost"]
-
-
-@dataclass(frozen=True, slots=True)
-class MessageReceived:
-    """One message. Positional: it is made for each message on the hot path."""
-
-    topic: str
-    payload: bytes
-    qos: int
-    retain: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MessageTooLong:
-    """A message above `packet_bytes_limit` was skipped, and acknowledged, without being kept."""
-
-    topic: str
-    packet_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishAcknowledged:
-    """The broker has the QoS 1 message that was published with `confirm=True`; no more than that."""
-
-    message_id: int
-
-
-TransportEvent = (
-    Connected
-    | SubscribeDone
-    | Disconnected
-    | MessageReceived
-    | MessageTooLong
-    | PublishAcknowledged
-)
+    def _create_socket(self) -> SocketLike:
+        return self._wire
 
 
 class MqttConnection:
@@ -145,14 +125,14 @@ class MqttConnection:
 
     def __init__(
         self,
-        address: Address,
+        address: BrokerAddress,
         *,
         client_id: str,
         subscriptions: Sequence[tuple[str, int]] = (),
         keepalive_s: int = 10,
         connect_timeout_ms: int = 10_000,
         packet_bytes_limit: int = 4 << 20,
-        unsent_bytes_max: int = 64 << 20,
+        outstanding_bytes_max: int = 64 << 20,
         tls_ca_file: str | None = None,
     ) -> None:
         """Nothing is opened towards the broker before `connect`.
@@ -166,40 +146,105 @@ class MqttConnection:
                 as long again is `Disconnected`.
             connect_timeout_ms: For name, TCP, TLS and the broker's answer together.
             packet_bytes_limit: A longer inbound message is skipped (`MessageTooLong`).
-            unsent_bytes_max: `publish` refuses while more than this waits for the kernel.
+            outstanding_bytes_max: `publish` refuses while more than this waits for the kernel,
+                or for its PUBACK.
             tls_ca_file: PEM file of the authority that signs the broker's certificate, in place
                 of the system's.
         """
-        raise NotImplementedError
+        self._address = address
+        self._client_id = client_id
+        self._subscriptions = dict(subscriptions)
+        self._keepalive_ms = keepalive_s * 1000
+        self._connect_timeout_ms = connect_timeout_ms
+        self._packet_bytes_limit = packet_bytes_limit
+        self._outstanding_bytes_max = outstanding_bytes_max
+        self._tls_ca_file = tls_ca_file
+
+        # A selector inside the owner's selector: its descriptor stays the same while what it
+        # watches comes and goes, also when another thread than the waiting one changes it.
+        self._selector = selectors.DefaultSelector()
+        self._waits_for_room = False
+        self._events: list[TransportEvent] = []
+        self._will: Will | None = None
+
+        # An attempt is a dial, then a wire and a client; `_connected` once the broker said yes.
+        self._dial: Dial | None = None
+        self._wire: BufferedSocket | None = None
+        self._client: _Client | None = None
+        self._connected = False
+        self._connect_deadline_ms = 0
+
+        # Filters that are not answered yet, and how often they were asked for.
+        self._asked: dict[int, list[str]] = {}
+        self._subscribe_attempts: dict[str, int] = {}
+        self._subscribe_deadline_ms = 0
+        self._granted: dict[str, int] = {}
+        self._refused: list[str] = []
+        self._subscribe_answers: list[tuple[int, list[int]]] = []
+
+        # QoS 1 messages without a PUBACK: message id → payload bytes.
+        self._unacknowledged: dict[int, int] = {}
+        self._unacknowledged_bytes = 0
+        self._confirming: set[int] = set()
+        self._sends_qos_0 = False
+
+        self._last_received_ms = 0
+        self._last_sent_ms = 0
+        # While a ping waits for its answer: when the last byte up to it went to the kernel (or it
+        # was corked), and where in the stream it ends.
+        self._ping_ms: int | None = None
+        self._ping_end = 0
+
+    # ------------------------------------------------------------------ what the owner looks at
 
     @property
     def connected(self) -> bool:
         """The broker has accepted us and we know of no end: `publish` works."""
-        raise NotImplementedError
+        return self._connected
 
     @property
     def unsent_bytes(self) -> int:
         """Bytes published or corked that the kernel has not taken."""
-        raise NotImplementedError
-
-    @property
-    def unacknowledged(self) -> int:
-        """QoS 1 messages of this connection whose PUBACK is missing."""
-        raise NotImplementedError
+        return self._wire.unsent_bytes if self._wire is not None else 0
 
     def fileno(self) -> int:
         """The same descriptor for life: readable when `read` has something to do.
 
         That includes room in the kernel for a send that was cut short, and the end of a connect.
         """
-        raise NotImplementedError
+        return self._selector.fileno()
+
+    def next_deadline_ms(self) -> int | None:
+        """When `read` has to be called even if `fileno()` is silent; None: never."""
+        if not self._connected:
+            is_idle = self._dial is None and self._wire is None
+            return None if is_idle else self._connect_deadline_ms
+        if self._ping_ms is not None:
+            deadline_ms = self._ping_ms + self._keepalive_ms
+        else:
+            deadline_ms = min(self._last_sent_ms, self._last_received_ms) + self._keepalive_ms
+        if self._subscribe_attempts:
+            deadline_ms = min(deadline_ms, self._subscribe_deadline_ms)
+        return deadline_ms
+
+    # ------------------------------------------------------------------ what the owner does
 
     def connect(self, now_ms: int, *, will: Will | None = None) -> None:
         """Begin to connect; returns at once. `Connected` or `Disconnected` will come from `read`.
 
         Any connection or attempt before is aborted without an event.
         """
-        raise NotImplementedError
+        self.abort()
+        self._will = will
+        self._connect_deadline_ms = now_ms + self._connect_timeout_ms
+        self._dial = Dial(
+            self._address.host,
+            self._address.port,
+            tls=self._address.tls,
+            tls_ca_file=self._tls_ca_file,
+            timeout_s=self._connect_timeout_ms / 1000,
+        )
+        self._selector.register(self._dial, selectors.EVENT_READ)
 
     def read(self, now_ms: int) -> list[TransportEvent]:
         """All that happened: one large receive, timers, continued sends. Never blocks.
@@ -207,11 +252,17 @@ class MqttConnection:
         Call it when `fileno()` is readable and when `next_deadline_ms()` has come; calling it at
         any other time is harmless. PUBACKs for what it returns leave with the next `flush`.
         """
-        raise NotImplementedError
-
-    def next_deadline_ms(self) -> int | None:
-        """When `read` has to be called even if `fileno()` is silent; None: never."""
-        raise NotImplementedError
+        if self._dial is not None:
+            self._continue_dial(self._dial, now_ms)
+        if self._wire is not None:
+            self._receive(self._wire, now_ms)
+            if self._wire is not None and self._wire.unsent_bytes and self._waits_for_room:
+                self.flush(now_ms)
+        # After everything readable was read: a gap of our own loop is not the broker's silence.
+        self._check_deadlines(now_ms)
+        events = self._events
+        self._events = []
+        return events
 
     def publish(
         self,
@@ -228,61 +279,326 @@ class MqttConnection:
             confirm: Ask for a `PublishAcknowledged` with the returned id (QoS 1 only).
 
         Returns:
-            The message id; or None, and nothing is kept, where there is no connection, or more
-            than `unsent_bytes_max` bytes or 65,535 messages are outstanding: the ends send again.
+            The message id; or None, and nothing is kept, where there is no connection, or where
+            more than `outstanding_bytes_max` bytes or 65,534 messages wait for the kernel or for
+            their PUBACKs: the ends send again.
 
         Raises:
             ValueError: A wildcard in the topic, or QoS 2.
         """
-        raise NotImplementedError
+        if not 0 <= qos < QOS_MAX:
+            raise ValueError(f"QoS {qos} is not used here")
+        client, wire = self._client, self._wire
+        if not self._connected or client is None or wire is None:
+            return None
+        if max(wire.unsent_bytes, self._unacknowledged_bytes) > self._outstanding_bytes_max:
+            return None
+        # The library reports a QoS 0 message as published within the call; its id may be that
+        # of a QoS 1 message still under way.
+        self._sends_qos_0 = qos == 0
+        info = client.publish(topic, payload, qos, retain)
+        self._sends_qos_0 = False
+        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            return None
+        if qos:
+            self._unacknowledged[info.mid] = len(payload)
+            self._unacknowledged_bytes += len(payload)
+            if confirm:
+                self._confirming.add(info.mid)
+        return info.mid
 
     def flush(self, now_ms: int) -> None:
         """Send all that is corked with one system call; what the kernel refuses goes on later.
 
         Never blocks and never fails: a broken connection shows at the next `read`.
         """
-        raise NotImplementedError
+        wire = self._wire
+        if wire is None:
+            return
+        sent_before = wire.sent_bytes
+        wire.flush()
+        if wire.sent_bytes != sent_before:
+            self._last_sent_ms = now_ms
+            if self._ping_ms is not None and sent_before < self._ping_end:
+                self._ping_ms = now_ms
+        self._watch_room(wire)
 
     def disconnect(self, *, timeout_s: float = 1.0) -> None:
         """Say goodbye (the broker drops the will), after all that was published. No event follows.
 
         Blocks until the broker has closed its end, at most `timeout_s`.
         """
-        raise NotImplementedError
+        if self._connected and self._wire is not None:
+            self._wire.send(DISCONNECT)
+            self._wire.finish(timeout_s)
+        self.abort()
 
     def abort(self) -> None:
         """Close without goodbye: the broker publishes the will. No event follows."""
-        raise NotImplementedError
+        if self._dial is not None:
+            self._selector.unregister(self._dial)
+            self._dial.close()
+            self._dial = None
+        if self._wire is not None:
+            self._selector.unregister(self._wire)
+            self._wire.shut()
+            self._wire = None
+        self._client = None
+        self._connected = False
+        self._events = []
+        self._waits_for_room = False
+        self._asked.clear()
+        self._subscribe_attempts.clear()
+        self._subscribe_answers.clear()
+        self._unacknowledged.clear()
+        self._unacknowledged_bytes = 0
+        self._confirming.clear()
+        self._ping_ms = None
 
     def close(self) -> None:
         """Abort, and give `fileno()` back. The object is of no use afterwards."""
-        raise NotImplementedError
+        self.abort()
+        self._selector.close()
 
+    # ------------------------------------------------------------------ connecting
 
-class ReconnectDelay:
-    """How long to wait before each reconnect, so that a fleet does not come back as one.
+    def _continue_dial(self, dial: Dial, now_ms: int) -> None:
+        outcome = dial.take()
+        if outcome is None:
+            return
+        self._selector.unregister(dial)
+        dial.close()
+        self._dial = None
+        if isinstance(outcome, DialFailure):
+            self._end(outcome.reason, outcome.kind)
+        else:
+            self._begin_session(outcome, now_ms)
 
-    The first after uniform(0, spread); then full jitter: uniform(0, min(30 s, 1 s, 2 s, 4 s, …)).
-    """
+    def _begin_session(self, connected: socket.socket, now_ms: int) -> None:
+        wire = BufferedSocket(connected, packet_bytes_limit=self._packet_bytes_limit)
+        client = _Client(self._client_id, wire)
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        # Without a window of its own the library keeps nothing back, so that what was published
+        # is always on its way; it also spares it a search through the window at each PUBACK.
+        # Windows are kept by the ends.
+        client.max_inflight_messages = 0
+        if self._address.username is not None:
+            client.username_pw_set(self._address.username, self._address.password)
+        if self._will is not None:
+            client.will_set(self._will.topic, self._will.payload, self._will.qos, self._will.retain)
+        self._wire = wire
+        self._client = client
+        self._selector.register(wire, selectors.EVENT_READ)
+        client.connect(self._address.host, self._address.port, self._keepalive_ms // 1000)
+        self.flush(now_ms)
 
-    LIMIT_S = 30.0
+    def _is_accepted(self, wire: BufferedSocket) -> bool:
+        """Judge the broker's first bytes; True once they say that we are connected."""
+        answer = wire.peek(CONNACK_BYTES)
+        if answer[:2] != CONNACK_HEADER[: len(answer)]:
+            self._end("what answers there is not an MQTT broker", "unreachable")
+        elif len(answer) == CONNACK_BYTES:
+            code = answer[3]
+            if code == 0:
+                return True
+            reason = REFUSALS.get(code, f"it refuses the connection (code {code})")
+            if self._address.username is None and code in (4, 5):
+                reason += " (no user name was given)"
+            self._end(reason, "unreachable" if code == RETRY_LATER_CODE else "refused")
+        return False
 
-    def __init__(self, spread_s: float, random: RandomSource) -> None:
-        """`spread_s` may be assigned later, when the controller announces another."""
-        self.spread_s = spread_s
-        self._random = random
-        self._attempts = 0
+    # ------------------------------------------------------------------ subscriptions
 
-    def next_s(self) -> float:
-        """Seconds to wait before the next attempt; each call counts as one attempt."""
-        raise NotImplementedError
+    def _subscribe(self, filters: Sequence[str]) -> None:
+        """One SUBSCRIBE for all of `filters`."""
+        if self._client is None or not filters:
+            return
+        request: list[tuple[str, int]] = []
+        for name in filters:
+            attempt = self._subscribe_attempts.get(name, 0)
+            self._subscribe_attempts[name] = attempt + 1
+            as_asked = attempt < SUBSCRIBE_ATTEMPTS_AS_ASKED
+            request.append((name, self._subscriptions[name] if as_asked else 0))
+        _, message_id = self._client.subscribe(request)
+        if message_id is not None:
+            self._asked[message_id] = list(filters)
 
-    def reset(self) -> None:
-        """A connection was accepted: the next delay is a first one."""
-        self._attempts = 0
+    def _take_subscribe_answers(self) -> None:
+        again: list[str] = []
+        for message_id, codes in self._subscribe_answers:
+            for name, code in zip(self._asked.pop(message_id, ()), codes, strict=False):
+                if code <= QOS_MAX:
+                    self._granted[name] = code
+                elif self._subscribe_attempts[name] <= SUBSCRIBE_ATTEMPTS_AS_ASKED:
+                    again.append(name)
+                    continue
+                else:
+                    self._refused.append(name)
+                del self._subscribe_attempts[name]
+        self._subscribe_answers.clear()
+        self._subscribe(again)
+        if not self._subscribe_attempts:
+            self._events.append(
+                SubscribeDone(granted=dict(self._granted), refused=tuple(self._refused))
+            )
 
+    # ------------------------------------------------------------------ reading
 
-class RandomSource(Protocol):
-    """The part of `random.Random` that is used."""
+    def _receive(self, wire: BufferedSocket, now_ms: int) -> None:
+        try:
+            count = wire.fill()
+        except EndOfStreamError:
+            if self._connected:
+                self._end("the broker closed the connection", "lost")
+            else:
+                self._end("it closed the connection without an MQTT answer", "unreachable")
+            return
+        except MalformedStreamError as error:
+            if self._connected:
+                self._end(f"the broker sent what is not MQTT: {error}", "lost")
+            else:
+                self._end("what answers there is not an MQTT broker", "unreachable")
+            return
+        except OSError as error:
+            self._end(words_for(error), "lost" if self._connected else "unreachable")
+            return
+        if count:
+            self._last_received_ms = now_ms
+            self._ping_ms = None
+            if self._connected:
+                self._digest(wire)
+            elif self._is_accepted(wire):
+                self._connected = True
+                self._last_sent_ms = now_ms
+                session_present = bool(wire.peek(CONNACK_BYTES)[2] & 1)
+                self._events.append(Connected(session_present=session_present))
+                self._begin_subscribing(now_ms)
+                self._digest(wire)
+                self.flush(now_ms)
 
-    def uniform(self, a: float, b: float, /) -> float: ...
+    def _begin_subscribing(self, now_ms: int) -> None:
+        """Before anything else of ours, and before the owner knows that it is connected."""
+        self._granted = {}
+        self._refused = []
+        self._subscribe_deadline_ms = now_ms + SUBSCRIBE_TIMEOUT_MS
+        self._subscribe(list(self._subscriptions))
+        if not self._subscriptions:
+            self._events.append(SubscribeDone(granted={}, refused=()))
+
+    def _digest(self, wire: BufferedSocket) -> None:
+        """Let the library take apart all that was received."""
+        client = self._client
+        if client is None:
+            return
+        try:
+            while wire.has_input and not wire.given_up:
+                client.loop_read()
+        except Exception:
+            # The library's decoders raise all kinds of errors on malformed packets. Whatever it
+            # was, this connection ends, and the owner hears of it.
+            logger.warning("mqtt packet not understood", exc_info=True)
+            wire.given_up = True
+        for skipped in wire.take_skipped():
+            self._events.append(
+                MessageTooLong(topic=skipped.topic, packet_bytes=skipped.packet_bytes)
+            )
+            if skipped.message_id is not None:
+                self._acknowledge(skipped.message_id)
+        if self._subscribe_answers:
+            self._take_subscribe_answers()
+        if wire.given_up:
+            self._end("the broker sent what is not MQTT", "lost")
+
+    # Called by the library within `_digest`; they only take down what happened.
+
+    def _on_message(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            topic = "\ufffd"  # No topic of ours: the owner counts and drops it as unknown.
+        payload = message.payload
+        self._events.append(
+            MessageReceived(
+                topic,
+                payload if isinstance(payload, bytes) else bytes(payload),
+                message.qos,
+                message.retain,
+            )
+        )
+        if message.qos == 1:
+            self._acknowledge(message.mid)
+
+    def _on_publish(
+        self,
+        _client: Client,
+        _userdata: Any,
+        message_id: int,
+        _reason: ReasonCode,
+        _properties: Properties,
+    ) -> None:
+        if self._sends_qos_0:
+            return
+        self._unacknowledged_bytes -= self._unacknowledged.pop(message_id, 0)
+        if message_id in self._confirming:
+            self._confirming.discard(message_id)
+            self._events.append(PublishAcknowledged(message_id=message_id))
+
+    def _on_subscribe(
+        self,
+        _client: Client,
+        _userdata: Any,
+        message_id: int,
+        codes: list[ReasonCode],
+        _properties: Properties | None,
+    ) -> None:
+        self._subscribe_answers.append((message_id, [code.value for code in codes]))
+
+    def _acknowledge(self, message_id: int) -> None:
+        """Cork a PUBACK; the library's own way there costs as much as the message."""
+        if self._wire is not None:
+            self._wire.send(PUBACK_HEADER + message_id.to_bytes(2, "big"))
+
+    # ------------------------------------------------------------------ time and the end
+
+    def _check_deadlines(self, now_ms: int) -> None:
+        if not self._connected:
+            if now_ms < self._connect_deadline_ms:
+                return
+            seconds = f"{self._connect_timeout_ms / 1000:g} s"
+            if self._dial is not None:
+                self._end(f"timed out: no connection within {seconds}", "unreachable")
+            elif self._wire is not None:
+                self._end(f"no MQTT answer within {seconds}; is it a broker?", "unreachable")
+            return
+        if self._subscribe_attempts and now_ms >= self._subscribe_deadline_ms:
+            self._end("the broker does not answer our subscriptions", "lost")
+        elif self._ping_ms is not None:
+            if now_ms - self._ping_ms >= self._keepalive_ms:
+                silence_s = (now_ms - self._last_received_ms) / 1000
+                self._end(f"no sign of life from the broker for {silence_s:.0f} s", "lost")
+        elif now_ms - min(self._last_sent_ms, self._last_received_ms) >= self._keepalive_ms:
+            self._ping(now_ms)
+
+    def _ping(self, now_ms: int) -> None:
+        if self._wire is None:
+            return
+        self._wire.send(PINGREQ)
+        self._ping_ms = now_ms
+        # A backlog of ours ahead of the ping is no silence of the broker: as long as the kernel
+        # still takes some of it, the wait for the answer begins anew.
+        self._ping_end = self._wire.sent_bytes + self._wire.unsent_bytes
+        self.flush(now_ms)
+
+    def _watch_room(self, wire: BufferedSocket) -> None:
+        if wire.wants_write != self._waits_for_room:
+            self._waits_for_room = wire.wants_write
+            mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if wire.wants_write else 0)
+            self._selector.modify(wire, mask)
+
+    def _end(self, reason: str, kind: EndKind) -> None:
+        """The one way in which a connection ends by itself: what came before it stays first."""
+        events = self._events
+        self.abort()
+        self._events = [*events, Disconnected(reason=reason, kind=kind)]
