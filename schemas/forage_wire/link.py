@@ -69,6 +69,7 @@ class Link:
         "controller",
         "dropped",
         "epoch",
+        "numbers",
         "packet_bytes_max",
         "session",
         "topic",
@@ -95,8 +96,11 @@ class Link:
         """Messages received on this link that could not be used."""
         # Sending.
         self._next_n = 1
-        self._queue: deque[tuple[str, Linked]] = deque()
-        self._parts: deque[tuple[str, Part]] = deque()
+        self._queue: deque[tuple[str, Linked, tuple[int, ...]]] = deque()
+        self._parts: deque[tuple[str, Part, tuple[int, ...]]] = deque()
+        self.numbers: dict[int, int] = {}
+        """Token -> number of the message sent with it (of its last part); whoever gives tokens
+        removes them."""
         self._part_number = 0
         self._parts_unseen = 0
         self._unseen: dict[int, tuple[str, bytes, bool]] = {}
@@ -112,9 +116,15 @@ class Link:
 
     # -- sending ----------------------------------------------------------------------------
 
-    def send(self, message: Linked, topic: str | None = None) -> None:
-        """Queue a message that must arrive; `poll` says when it goes out."""
-        self._queue.append((self.topic if topic is None else topic, message))
+    def send(self, message: Linked, topic: str | None = None, tokens: tuple[int, ...] = ()) -> None:
+        """Queue a message that must arrive; `poll` says when it goes out.
+
+        Args:
+            message: What to send; the link stamps it.
+            topic: Where, if not to the link's own topic.
+            tokens: Names under which `numbers` tells the message's number once it has one.
+        """
+        self._queue.append((self.topic if topic is None else topic, message, tokens))
 
     def unnumbered(self, message: Linked, topic: str | None = None, qos: int = 0) -> Outgoing:
         """A message that need not arrive (a beat, progress), ready to publish."""
@@ -158,14 +168,15 @@ class Link:
         if self._unseen and self._repeat_at_ms is not None and now_ms >= self._repeat_at_ms:
             self._repeat(now_ms, out)
         while self._queue and len(self._unseen) < self.window:
-            topic, message = self._queue.popleft()
-            self._transmit(topic, message, now_ms, out)
+            self._transmit(*self._queue.popleft(), now_ms, out)
         while (
             self._parts
             and len(self._unseen) < self.window
             and self._parts_unseen < max(1, self.window // 2)
         ):
-            topic, part = self._parts.popleft()
+            topic, part, tokens = self._parts.popleft()
+            for token in tokens:
+                self.numbers[token] = self._next_n
             self._number(topic, self._encode(part, self._next_n), now_ms, out, part=True)
         if out:
             self._seen_due_ms = None
@@ -193,15 +204,26 @@ class Link:
             seen=self._received,
         )
 
-    def _transmit(self, topic: str, message: Linked, now_ms: int, out: list[Outgoing]) -> None:
+    def _transmit(
+        self,
+        topic: str,
+        message: Linked,
+        tokens: tuple[int, ...],
+        now_ms: int,
+        out: list[Outgoing],
+    ) -> None:
         payload = self._encode(message, self._next_n)
         if len(payload) <= self.packet_bytes_max:
+            for token in tokens:
+                self.numbers[token] = self._next_n
             self._number(topic, payload, now_ms, out, part=False)
             return
         whole = self._encode(message, 0)
         self._part_number += 1
-        for part in cut_parts(whole, self._part_number, self.packet_bytes_max):
-            self._parts.append((topic, part))
+        parts = cut_parts(whole, self._part_number, self.packet_bytes_max)
+        for part in parts[:-1]:
+            self._parts.append((topic, part, ()))
+        self._parts.append((topic, parts[-1], tokens))
 
     def _number(
         self,

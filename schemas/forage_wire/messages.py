@@ -369,8 +369,11 @@ class Beat(Linked):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceInventory(Linked):
-    """All assignments the device holds, with the link's `seen` as of now."""
+    """All assignments the device holds, and how far it had read its inbox when it looked."""
 
+    received: Annotated[int, "rc", _UINT] = 0
+    """The link's highest number without a gap when the rows were made: an assignment in a
+    later message may be missing here and still arrive."""
     rows: Annotated[
         tuple[tuple[int, str, int, int, str], ...],
         "r",
