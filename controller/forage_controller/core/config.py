@@ -1,0 +1,78 @@
+"""The controller core's settings and limits."""
+
+from dataclasses import dataclass
+
+from forage_wire.limits import PACKET_BYTES_MAX
+
+__all__ = ["CoreConfig", "Limits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the controller holds at most, and how long it waits; each with what happens then."""
+
+    slot_work_us: int = 40_000
+    """Estimated work outstanding for each slot of a device; more waits here."""
+    slot_slices: int = 32
+    """Slices outstanding for each slot."""
+    slice_us: int = 10_000
+    """Measured work in one slice at most ..."""
+    slice_us_min: int = 100
+    """... and at least, where the backlog has it."""
+    unmeasured_us: int = 1_000
+    """What a call of a function never measured counts for, until it has run longer."""
+    steal_after_ms: int = 20
+    """A slot free this long takes unstarted work from another device."""
+    first_suspicion_ms: int = 3_000
+    """Added to the reconnect spread before silence after a reconnect counts."""
+    loop_gap_ms: int = 125
+    """A wake-up later than this means that we were away: silence then does not count."""
+    idle_load_ms: int = 30_000
+    """How often an idle device is heard."""
+    report_every_ms: int = 60_000
+    """How often a device that holds work is asked for its inventory."""
+    orphan_ms: int = 60_000
+    """How long a device's assignment of an unknown task waits for its client's page."""
+    start_wait_ms: int = 150
+    """How long a starting controller listens for another one."""
+    starting_messages: int = 10_000
+    """Messages kept while starting; more are dropped (their senders repeat)."""
+    page_cache_bytes: int = 64 * 1024 * 1024
+    """Calls kept in memory; beyond that they are read back from the store."""
+    code_cache_bytes: int = 16 * 1024 * 1024
+    archive_bytes: int = 1024 * 1024 * 1024
+    """Outcomes kept for clients; above: submissions are refused in words."""
+    archive_reserve_bytes: int = 64 * 1024 * 1024
+    """Beyond `archive_bytes` for tasks already acknowledged; beyond that devices hold."""
+    keep_ms: int = 24 * 3_600 * 1_000
+    """Uncollected outcomes, and the ids of released tasks."""
+    released_ids: int = 65_536
+    """Ids of released tasks kept at most; the oldest go first."""
+    settled_after_ms: int = 1_000
+    """A client is told of committed outcomes that it has not collected after this."""
+    status_every_ms: int = 1_000
+    log_bytes: int = 64 * 1024
+    """The last output of a task that is kept."""
+    logs_bytes: int = 16 * 1024 * 1024
+    """Of all tasks; the task that wrote longest ago goes first."""
+    attempts_kept: int = 64
+    """Attempts of a task that `explain` remembers."""
+    storm_devices: int = 8
+    """From this fleet on, a quarter gone within one window is the network's fault."""
+    client_tasks: int = 100_000
+    """Unreleased tasks of one client; more are refused in words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreConfig:
+    """What one controller is told at start."""
+
+    name: str = "main"
+    root: str = "forage"
+    detect_ms: int | None = None
+    """Detection time; None: 500 for a device whose broker is on its own machine, else 15,000."""
+    packet_bytes_max: int = PACKET_BYTES_MAX
+    reconnect_spread_ms: int = 500
+    """Least spread of first reconnects; grows with the fleet (fleet / 500 s)."""
+    software: str = ""
+    limits: Limits = Limits()

@@ -1,0 +1,87 @@
+"""What handling an event leads to: commands, operations for the store, and what waits for them."""
+
+from collections import deque
+from collections.abc import Callable
+
+from forage_controller.core.commands import Command, Exit
+from forage_controller.core.operations import Operation, Save
+from forage_wire.io import Note, Publish
+from forage_wire.link import Outgoing
+
+__all__ = ["Effects"]
+
+
+class Effects:
+    """Collects commands of one batch; what must not leave before a commit is held here."""
+
+    __slots__ = ("_commands", "_operations", "_save_number", "_waiting", "committed", "dropped")
+
+    def __init__(self) -> None:
+        self._commands: list[Command] = []
+        self._operations: list[Operation] = []
+        self._save_number = 0
+        self._waiting: deque[tuple[int, Callable[[int], None]]] = deque()
+        self.committed = 0
+        self.dropped = 0
+        """Messages that could not be used, of all senders."""
+
+    def command(self, command: Command) -> None:
+        """Order something."""
+        self._commands.append(command)
+
+    def publish(self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False) -> None:
+        """Send a message now."""
+        self._commands.append(Publish(topic=topic, payload=payload, qos=qos, retain=retain))
+
+    def outgoing(self, messages: list[Outgoing]) -> None:
+        """Send what a link has ready."""
+        for message in messages:
+            self._commands.append(
+                Publish(topic=message.topic, payload=message.payload, qos=message.qos)
+            )
+
+    def note(self, level: str, text: str) -> None:
+        """Say something in the log."""
+        self._commands.append(Note(level=level, text=text))
+
+    def drop(self, sender: str, why: object) -> None:
+        """Count a message that cannot be used."""
+        self.dropped += 1
+        self._commands.append(Note(level="warning", text=f"dropped from={sender} why={why}"))
+
+    def exit(self, code: int, reason: str) -> None:
+        """End the process."""
+        self._commands.append(Exit(code=code, reason=reason))
+
+    def save(self, operation: Operation) -> None:
+        """Write with this batch's group."""
+        self._operations.append(operation)
+
+    def after_commit(self, action: Callable[[int], None]) -> None:
+        """Do `action(now_ms)` once all that has been given to `save` so far is committed."""
+        number = self._save_number + 1 if self._operations else self._save_number
+        self._waiting.append((number, action))
+
+    def on_committed(self, number: int, now_ms: int) -> None:
+        """Run what waited for saves up to `number`."""
+        self.committed = max(self.committed, number)
+        self.run_due(now_ms)
+
+    def run_due(self, now_ms: int) -> None:
+        """Run what waits for nothing (any more)."""
+        while self._waiting and self._waiting[0][0] <= self.committed:
+            self._waiting.popleft()[1](now_ms)
+
+    def take(self) -> list[Command]:
+        """The commands collected so far, in order."""
+        commands, self._commands = self._commands, []
+        return commands
+
+    def end_batch(self) -> None:
+        """Close the batch's group of operations."""
+        if self._operations:
+            self._save_number += 1
+            self._commands.append(
+                Save(number=self._save_number, operations=tuple(self._operations))
+            )
+            self._operations = []

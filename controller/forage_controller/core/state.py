@@ -1,0 +1,238 @@
+"""What the controller knows: devices, clients, tasks, pages, assignments (data, no decisions)."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from forage_wire.codec import cut_calls
+from forage_wire.link import Link
+from forage_wire.messages import DeviceCapabilities, DeviceLoad, Header
+from forage_wire.ranges import RangeSet
+
+__all__ = ["Attempt", "Client", "Counters", "Device", "Measure", "Open", "Page", "Task"]
+
+Counters = tuple[int, int, int]
+"""(tries, deaths, losses) of a call."""
+
+
+@dataclass(slots=True, eq=False)
+class Device:
+    """A device, as it says and as we see it."""
+
+    name: str
+    session: str = ""
+    """Its current session; "" while none has been heard."""
+    state: str = "offline"
+    """Its own word."""
+    verdict: str = "dead"
+    """Ours: alive, suspect or dead."""
+    why: str = "never heard"
+    capabilities: DeviceCapabilities | None = None
+    load: DeviceLoad | None = None
+    link: Link | None = None
+    heard_ms: int = 0
+    verified: bool = False
+    """Whether this session has sent its inventory on the present link: only then it gets work."""
+    reported_ms: int | None = None
+    """When it was last asked for its inventory, on this link."""
+    assignments: dict[int, "Open"] = field(default_factory=dict)
+    """What is open here, oldest first."""
+    work_us: int = 0
+    """Estimated work of those."""
+    work_bytes: int = 0
+    """Argument bytes of those."""
+    codes: dict[bytes, None] = field(default_factory=dict)
+    """Code sent to this session."""
+    pending: list["Open"] = field(default_factory=list)
+    """Assignments made in this batch, to go out in one message."""
+    candidate: str = ""
+    """Another start under the same name, while the current one is asked for a sign of life."""
+    candidate_until_ms: int = 0
+    refusing_until_ms: int = 0
+    """It refused work as full: nothing more until then."""
+    free_since_ms: int | None = None
+    busy_since_ms: int = 0
+    """When it last began to hold work: it has one detection time for its first beat."""
+    check_ms: int | None = None
+    """When its silence is looked at next."""
+
+    @property
+    def online(self) -> bool:
+        """Whether it may run calls at all (draining ones finish what they have)."""
+        return self.verdict != "dead" and self.state in ("online", "draining")
+
+    @property
+    def slots(self) -> int:
+        """Calls it runs at a time; 0 while unknown."""
+        return self.capabilities.slots if self.capabilities else 0
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """A client process."""
+
+    user: str
+    name: str
+    session: str = ""
+    link: Link | None = None
+    python: str = ""
+    packet_bytes_max: int = 0
+    here: bool = False
+    gone_ms: int | None = None
+    """When it left, by its goodbye or will."""
+    tasks: dict[str, "Task"] = field(default_factory=dict)
+    attached: dict[str, "Task"] = field(default_factory=dict)
+    acknowledged: list[tuple[str, int]] = field(default_factory=list)
+    """Pages committed in this batch, to be told in one message."""
+    released: list[str] = field(default_factory=list)
+    minor_refused: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Page:
+    """Calls of a task as submitted; their bytes may be in memory or only in the store."""
+
+    first: int
+    n: int
+    last: bool
+    header_bytes: bytes
+    header: Header
+    calls: bytes | None = None
+    cut: list[object] | None = None
+    """The calls one by one, while they are being assigned."""
+    calls_bytes: int = 0
+    committed: bool = False
+    loading: bool = False
+
+    def items(self) -> list[object] | None:
+        """The calls one by one; None where they must be loaded. DecodeError: they are none."""
+        if self.cut is None and self.calls is not None:
+            self.cut = cut_calls(self.calls)
+        return self.cut
+
+    @property
+    def end(self) -> int:
+        """The index after the page's last call."""
+        return self.first + self.n
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """An assignment, as `explain` remembers it."""
+
+    assignment: int
+    device: str
+    low: int
+    high: int
+    began_ms: int
+    ended_ms: int | None = None
+    how: str = "open"
+    """open, done, trimmed, cancelled, or why it was lost."""
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """A task that has not been released."""
+
+    id: str
+    client: Client
+    key: bytes
+    label: str
+    made_ms: int
+    pages: dict[int, Page] = field(default_factory=dict)
+    calls: int = 0
+    """Calls of the pages here."""
+    total: int | None = None
+    """Calls in all, once the last page is here."""
+    settled: RangeSet = field(default_factory=RangeSet)
+    """An outcome is here."""
+    committed: RangeSet = field(default_factory=RangeSet)
+    """... and saved."""
+    collected: RangeSet = field(default_factory=RangeSet)
+    done: RangeSet = field(default_factory=RangeSet)
+    """Settled or collected: not to be run again."""
+    cancelled: RangeSet = field(default_factory=RangeSet)
+    started: dict[int, int] = field(default_factory=dict)
+    """Call reported started -> its assignment, until it is done or assigned again."""
+    lost_on: dict[int, list[str]] = field(default_factory=dict)
+    """Call -> devices that were lost while it ran."""
+    counters: dict[int, Counters] = field(default_factory=dict)
+    """Calls with any counter above 0."""
+    open: dict[int, "Open"] = field(default_factory=dict)
+    attempts: deque[Attempt] = field(default_factory=deque)
+    assigned: int = 0
+    """Assignments made so far."""
+    failed: int = 0
+    devices: dict[str, int] = field(default_factory=dict)
+    """Device -> calls whose outcomes came from it."""
+    archive_bytes: int = 0
+    attached: dict[str, Client] = field(default_factory=dict)
+    status_ms: int | None = None
+    """When its status was last published."""
+    progress: dict[int, tuple[int, str]] = field(default_factory=dict)
+    log: deque[str] = field(default_factory=deque)
+    log_bytes: int = 0
+    log_dropped: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every call has been collected."""
+        return self.total is not None and self.collected.count >= self.total
+
+    def page_of(self, index: int) -> Page | None:
+        """The page that holds a call."""
+        # Pages but the last are equally long in practice; a scan is over few pages at most.
+        for page in self.pages.values():
+            if page.first <= index < page.end:
+                return page
+        return None
+
+
+@dataclass(slots=True, eq=False)
+class Open:
+    """An assignment that is not over."""
+
+    number: int
+    task: Task
+    page: Page
+    low: int
+    high: int
+    """As assigned: what the tag covers."""
+    end: int
+    """As it stands now: below `high` after a trim."""
+    device: Device
+    session: str
+    counters: Counters
+    measure: "Measure"
+    announce: bool = False
+    reported: RangeSet = field(default_factory=RangeSet)
+    """Calls whose outcome this device has sent."""
+    left: int = 0
+    """Calls not reported."""
+    work_us: int = 0
+    bytes: int = 0
+    assigned_ms: int = 0
+    trim_to: int | None = None
+    """A take-back that is not answered."""
+    attempt: Attempt | None = None
+    saved: bool = False
+    held: bool = False
+    """Its device is lost, but the network may be to blame: it waits for the storm's end."""
+
+
+@dataclass(slots=True, eq=False)
+class Measure:
+    """How long calls of one function take."""
+
+    mean_us: float | None = None
+    growth: int = 1
+    """Calls in a slice at most; doubles with every outcome."""
+
+    def add(self, calls: int, run_us: int) -> None:
+        """Learn from outcomes: a moving average with weight 0.3 for the newest."""
+        if calls <= 0:
+            return
+        sample = run_us / calls
+        self.mean_us = (
+            sample if self.mean_us is None else self.mean_us + 0.3 * (sample - self.mean_us)
+        )
+        self.growth = min(2 * self.growth, 4_096)
