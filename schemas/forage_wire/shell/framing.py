@@ -13,17 +13,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["MalformedStreamError", "OversizeFilter", "Skipped"]
+__all__ = ["OversizeFilter", "Skipped"]
 
 PUBLISH = 3
 # A fixed header is one byte of type and flags and at most four bytes of length.
 LENGTH_SHIFT_MAX = 21
 # Topic length, the longest topic, message id: what is kept of a skipped packet to answer for it.
 LEAD_BYTES_MAX = 2 + 65_535 + 2
-
-
-class MalformedStreamError(Exception):
-    """The bytes are not MQTT: the connection cannot go on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +36,8 @@ class OversizeFilter:
 
     def __init__(self, packet_bytes_limit: int) -> None:
         self.skipped: list[Skipped] = []
+        # Why the stream is not MQTT, once it is known not to be; nothing is admitted from there on.
+        self.malformed: str | None = None
         self._packet_bytes_limit = packet_bytes_limit
         # At most one of these three is in use between two chunks: body bytes of an admitted packet
         # that are still to come, the beginning of a header, body bytes still to be skipped.
@@ -53,10 +51,11 @@ class OversizeFilter:
     def admit(self, chunk: bytes) -> bytes:
         """What the MQTT library may see of `chunk`; the same object where nothing is taken out.
 
-        Raises:
-            MalformedStreamError: A length of more than four bytes, a packet other than PUBLISH
-                above the limit, or a skipped packet shorter than its own topic.
+        The stream is `malformed` from a length of more than four bytes on, a packet other than
+        PUBLISH above the limit, or a skipped packet shorter than its own topic.
         """
+        if self.malformed is not None:
+            return b""
         if self._held:
             chunk = self._held + chunk
             self._held = b""
@@ -75,12 +74,17 @@ class OversizeFilter:
                     break
                 shift += 7
                 if shift > LENGTH_SHIFT_MAX:
-                    raise MalformedStreamError("a packet length of more than four bytes")
+                    self.malformed = "a packet length of more than four bytes"
+                    break
             else:
                 self._held = chunk[position:]
                 kept.append(chunk[start:position])
                 start = position = end
                 break
+            if length > self._packet_bytes_limit and chunk[position] >> 4 != PUBLISH:
+                self.malformed = f"a packet of type {chunk[position] >> 4} with {length} bytes"
+            if self.malformed is not None:
+                return b"".join([*kept, chunk[start:position]])
             if length > self._packet_bytes_limit:
                 self._begin_skip(chunk[position], length)
                 kept.append(chunk[start:position])
@@ -94,8 +98,6 @@ class OversizeFilter:
         return b"".join(kept)
 
     def _begin_skip(self, first_byte: int, length: int) -> None:
-        if first_byte >> 4 != PUBLISH:
-            raise MalformedStreamError(f"a packet of type {first_byte >> 4} with {length} bytes")
         self._skip_left = self._skip_bytes = length
         self._skip_flags = first_byte & 0x0F
         self._lead.clear()
@@ -115,7 +117,8 @@ class OversizeFilter:
         topic_end = 2 + int.from_bytes(lead[:2], "big")
         has_id = bool(self._skip_flags & 0b0110)
         if len(lead) < topic_end + (2 if has_id else 0):
-            raise MalformedStreamError("a message shorter than its topic")
+            self.malformed = "a message shorter than its topic"
+            return
         message_id = int.from_bytes(lead[topic_end : topic_end + 2], "big") if has_id else None
         topic = lead[2:topic_end].decode(errors="replace")
         self.skipped.append(

@@ -44,7 +44,6 @@ from forage_wire.shell.events import (
     TransportEvent,
     Will,
 )
-from forage_wire.shell.framing import MalformedStreamError
 from forage_wire.shell.reconnect import RandomSource, ReconnectDelay
 from forage_wire.shell.sockets import BufferedSocket, EndOfStreamError
 
@@ -397,7 +396,7 @@ class MqttConnection:
     def _is_accepted(self, wire: BufferedSocket) -> bool:
         """Judge the broker's first bytes; True once they say that we are connected."""
         answer = wire.peek(CONNACK_BYTES)
-        if answer[:2] != CONNACK_HEADER[: len(answer)]:
+        if answer[:2] != CONNACK_HEADER[: len(answer)] or (wire.malformed and not answer):
             self._end("what answers there is not an MQTT broker", "unreachable")
         elif len(answer) == CONNACK_BYTES:
             code = answer[3]
@@ -455,12 +454,6 @@ class MqttConnection:
             else:
                 self._end("it closed the connection without an MQTT answer", "unreachable")
             return
-        except MalformedStreamError as error:
-            if self._connected:
-                self._end(f"the broker sent what is not MQTT: {error}", "lost")
-            else:
-                self._end("what answers there is not an MQTT broker", "unreachable")
-            return
         except OSError as error:
             self._end(words_for(error), "lost" if self._connected else "unreachable")
             return
@@ -508,8 +501,9 @@ class MqttConnection:
                 self._acknowledge(skipped.message_id)
         if self._subscribe_answers:
             self._take_subscribe_answers()
-        if wire.given_up:
-            self._end("the broker sent what is not MQTT", "lost")
+        if wire.given_up or wire.malformed:
+            details = f": {wire.malformed}" if wire.malformed else ""
+            self._end(f"the broker sent what is not MQTT{details}", "lost")
 
     # Called by the library within `_digest`; they only take down what happened.
 

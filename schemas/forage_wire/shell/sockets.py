@@ -84,6 +84,11 @@ class BufferedSocket:
     def unsent_bytes(self) -> int:
         return self._corked_bytes + len(self._sending)
 
+    @property
+    def malformed(self) -> str | None:
+        """Why what follows the present input is not MQTT; None while it is."""
+        return self._filter.malformed
+
     def peek(self, size: int) -> bytes:
         """The next at most `size` bytes, left where they are."""
         return self._input[self._position : self._position + size]
@@ -103,7 +108,6 @@ class BufferedSocket:
 
         Raises:
             EndOfStreamError: The peer has closed its end.
-            MalformedStreamError: See `OversizeFilter.admit`.
             OSError: The connection is broken.
         """
         count = self._receive_into(self._space)

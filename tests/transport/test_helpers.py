@@ -1,0 +1,77 @@
+"""Reconnect delays, the service manager's notifications, and what importing costs."""
+
+from __future__ import annotations
+
+import random
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from forage_wire.shell.notify import sd_notify
+from forage_wire.shell.reconnect import ReconnectDelay
+
+
+class Highest:
+    """A random source that always draws the upper bound."""
+
+    def uniform(self, a: float, b: float, /) -> float:
+        assert a == 0
+        return b
+
+
+def test_delays_grow_from_the_spread_to_their_limit_and_begin_anew_after_success() -> None:
+    delay = ReconnectDelay(0.5, Highest())
+    assert [delay.next_s() for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    delay.reset()
+    delay.spread_s = 3.0
+    assert [delay.next_s() for _ in range(2)] == [3.0, 1]
+
+
+def test_a_fleet_comes_back_spread_over_the_whole_time() -> None:
+    source = random.Random(7)
+    firsts = [ReconnectDelay(2.0, source).next_s() for _ in range(1_000)]
+    for quarter in range(4):
+        low, high = quarter * 0.5, quarter * 0.5 + 0.5
+        assert 150 < sum(low <= first < high for first in firsts) < 350
+
+
+def test_delay_stays_bounded_after_a_very_long_absence() -> None:
+    delay = ReconnectDelay(0.5, Highest())
+    assert max(delay.next_s() for _ in range(5_000)) == ReconnectDelay.LIMIT_S
+
+
+@pytest.mark.parametrize("kind", ["path", "abstract"])
+def test_service_manager_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    name = str(tmp_path / "notify") if kind == "path" else f"@forage-test-{tmp_path}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(name.replace("@", "\0", 1) if kind == "abstract" else name)
+        monkeypatch.setenv("NOTIFY_SOCKET", name)
+        assert sd_notify("READY=1\nSTATUS=here")
+        manager.settimeout(10)
+        assert manager.recv(100) == b"READY=1\nSTATUS=here"
+
+
+@pytest.mark.parametrize("value", [None, "", "relative", "/no/such/socket"])
+def test_no_service_manager_is_no_error(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    if value is not None:
+        monkeypatch.setenv("NOTIFY_SOCKET", value)
+    assert not sd_notify("READY=1")
+
+
+def test_importing_the_connection_leaves_room_in_the_agents_budget_of_modules() -> None:
+    program = (
+        "import sys, forage_wire.shell.mqtt, forage_wire.shell.loop, forage_wire.shell.notify\n"
+        "print(len(sys.modules), 'asyncio' in sys.modules, 'subprocess' in sys.modules)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], check=True, timeout=60, capture_output=True, text=True
+    )
+    count, asyncio, subprocess_module = ran.stdout.split()
+    assert int(count) < 180
+    assert (asyncio, subprocess_module) == ("False", "False")
