@@ -1,0 +1,102 @@
+"""forage: run Python functions on a drawer of devices, over MQTT.
+
+    import forage
+
+    with forage.connect("mqtt://localhost") as client:
+        print(client.submit(pow, 2, 10).result())
+
+Importing this package costs next to nothing: everything is loaded when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from forage.batch import Batch, Progress
+    from forage.client import Client
+    from forage.cluster import LocalCluster
+    from forage.connecting import connect
+    from forage.errors import (
+        DataLost,
+        DeviceLost,
+        ForageError,
+        NoDevice,
+        NotConnected,
+        NotSerializable,
+        Refused,
+        TaskCancelled,
+        TaskFailed,
+        TaskTimeout,
+        VersionMismatch,
+    )
+    from forage.future import Future
+    from forage.info import Attempt, DeviceInfo, Explanation, TaskInfo
+    from forage.inside import progress
+
+__all__ = [
+    "connect",
+    "LocalCluster",
+    "Client",
+    "Future",
+    "Batch",
+    "Progress",
+    "DeviceInfo",
+    "TaskInfo",
+    "Attempt",
+    "Explanation",
+    "progress",
+    "ForageError",
+    "NotConnected",
+    "NoDevice",
+    "DeviceLost",
+    "TaskTimeout",
+    "TaskCancelled",
+    "TaskFailed",
+    "DataLost",
+    "NotSerializable",
+    "VersionMismatch",
+    "Refused",
+    "__version__",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "connect": "forage.connecting",
+    "LocalCluster": "forage.cluster",
+    "Client": "forage.client",
+    "Future": "forage.future",
+    "Batch": "forage.batch",
+    "Progress": "forage.batch",
+    "DeviceInfo": "forage.info",
+    "TaskInfo": "forage.info",
+    "Attempt": "forage.info",
+    "Explanation": "forage.info",
+    "progress": "forage.inside",
+    "ForageError": "forage.errors",
+    "NotConnected": "forage.errors",
+    "NoDevice": "forage.errors",
+    "DeviceLost": "forage.errors",
+    "TaskTimeout": "forage.errors",
+    "TaskCancelled": "forage.errors",
+    "TaskFailed": "forage.errors",
+    "DataLost": "forage.errors",
+    "NotSerializable": "forage.errors",
+    "VersionMismatch": "forage.errors",
+    "Refused": "forage.errors",
+}
+"""Which module each public name lives in; it is imported when the name is first used."""
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'forage' has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    # Found at once from now on; this function is not asked again.
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

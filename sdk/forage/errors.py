@@ -1,0 +1,33 @@
+"""Every error that forage raises: the tree stands in `forage_wire.errors`, which all parts share."""
+
+from forage_wire.errors import (
+    DataLost,
+    DecodeError,
+    DeviceLost,
+    ForageError,
+    NoDevice,
+    NotConnected,
+    NotSerializable,
+    Refused,
+    TaskCancelled,
+    TaskFailed,
+    TaskTimeout,
+    VersionMismatch,
+    WireError,
+)
+
+__all__ = [
+    "ForageError",
+    "NotConnected",
+    "NoDevice",
+    "DeviceLost",
+    "TaskTimeout",
+    "TaskCancelled",
+    "TaskFailed",
+    "DataLost",
+    "NotSerializable",
+    "VersionMismatch",
+    "Refused",
+    "WireError",
+    "DecodeError",
+]

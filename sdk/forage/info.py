@@ -1,0 +1,158 @@
+"""What a client is told about devices, tasks and attempts: read-only records.
+
+The controller answers in JSON; a field that it does not send has its default here, and one that
+this version does not know is left out, so that either side may be the newer one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+__all__ = ["Attempt", "DeviceInfo", "Explanation", "TaskInfo"]
+
+_Record = TypeVar("_Record")
+
+
+def _from_row(record_class: type[_Record], row: Mapping[str, Any]) -> _Record:
+    known = {item.name for item in fields(record_class)}  # type: ignore[arg-type]
+    return record_class(**{key: value for key, value in row.items() if key in known})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceInfo:
+    """One device as the controller knows it at the moment of the question."""
+
+    name: str
+    address: str = ""
+    """Its own address towards the broker."""
+    state: str = "online"
+    """Its own word: online, draining, sleeping, offline; `lost` where the controller holds it
+    for dead."""
+    verdict: str = "alive"
+    """The controller's: alive, suspect or dead."""
+    session: str = ""
+    slots: int = 0
+    """Calls it runs at a time."""
+    cpu_strength: float = 1.0
+    """Speed of one core relative to a Raspberry Pi 4's."""
+    cpu_cores: int = 1
+    active_tasks: int = 0
+    """Calls that run there now."""
+    queued: int = 0
+    """Calls that wait there."""
+    last_seen_s: float = 0.0
+    """Seconds since anything was last heard from it."""
+    network: str = ""
+    """Network class, such as WLAN-g or LAN1K."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    resources: Mapping[str, int] = field(default_factory=dict)
+    python: str = ""
+    """Its Python minor, such as 3.11; empty where it runs none."""
+    arch: str = ""
+    os: str = ""
+    profile: str = "python"
+    """`python`, or `mcu` (named functions only)."""
+    functions: Mapping[str, str] = field(default_factory=dict)
+    """Named functions that are installed there, with their versions."""
+    temperature_c: float | None = None
+    cpu_percent: float | None = None
+    memory_percent: float | None = None
+
+    def has_task(self, name: str) -> bool:
+        """Whether the named function `name` is installed there."""
+        return name in self.functions
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "DeviceInfo":
+        """The record for one row of the controller's answer."""
+        info = _from_row(cls, row)
+        if info.verdict == "dead" and info.state != "lost":
+            return _from_row(cls, {**row, "state": "lost"})
+        return info
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskInfo:
+    """One task as the controller knows it at the moment of the question."""
+
+    task: str
+    label: str = ""
+    """The function's name."""
+    user: str = ""
+    client: str = ""
+    calls: int = 0
+    queued: int = 0
+    running: int = 0
+    """Assigned and not settled."""
+    settled: int = 0
+    failed: int = 0
+    collected: int = 0
+    """Outcomes that its client has."""
+    state: str = ""
+    age_s: float = 0.0
+    devices: Mapping[str, int] = field(default_factory=dict)
+    """Calls for each device that had a part in it (only from `Client.task`)."""
+    attempts: int = 0
+    """Assignments made so far (only from `Client.task`)."""
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "TaskInfo":
+        """The record for one row of the controller's answer."""
+        return _from_row(cls, row)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One assignment of calls to a device."""
+
+    assignment: int = 0
+    device: str = ""
+    low: int = 0
+    high: int = 0
+    """Calls [low, high) of the task."""
+    state: str = ""
+    age_s: float = 0.0
+    """Seconds since it was made."""
+    ended_s: float | None = None
+    """Seconds since it ended; None while it is open."""
+    how: str = ""
+    """How it ended."""
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Attempt":
+        """The record for one row of the controller's answer."""
+        return _from_row(cls, row)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why a task or call is where it is; `str()` of it is a text for people."""
+
+    name: str
+    """The task's id or the call's name."""
+    state: str = ""
+    reason: str = ""
+    """One sentence."""
+    attempts: tuple[Attempt, ...] = ()
+    """Oldest first."""
+    eligible: Mapping[str, str] = field(default_factory=dict)
+    """For each device: "yes", or why it cannot take it."""
+
+    @classmethod
+    def from_row(cls, name: str, row: Mapping[str, Any]) -> "Explanation":
+        """The record for the controller's answer about `name`."""
+        attempts = tuple(Attempt.from_row(item) for item in row.get("attempts") or ())
+        return _from_row(cls, {**row, "name": name, "attempts": attempts})
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {self.state}" + (f" ({self.reason})" if self.reason else "")]
+        for attempt in self.attempts:
+            end = f"{attempt.how or attempt.state}"
+            lines.append(
+                f"  {attempt.age_s:8.1f} s ago on {attempt.device}, "
+                f"calls {attempt.low} to {attempt.high - 1}: {end}"
+            )
+        lines += [
+            f"  {device}: {why}" for device, why in self.eligible.items() if not self.attempts
+        ]
+        return "\n".join(lines)
