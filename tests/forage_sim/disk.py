@@ -1,0 +1,367 @@
+"""A model of the controller's store: what is committed survives, the rest does not.
+
+Saves wait in line and are committed in groups, each whole or not at all, after a random time.
+Reads stand in the same line, so they see what was ordered before them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from forage_controller.core.operations import (
+    ClosedAssignment,
+    CodeLoaded,
+    LoadCode,
+    LoadOutcomes,
+    LoadPage,
+    Operation,
+    OutcomesLoaded,
+    PageLoaded,
+    RecoveredAssignment,
+    RecoveredPage,
+    RecoveredState,
+    RecoveredTask,
+    Save,
+    SaveAssignment,
+    SaveCode,
+    SaveCollected,
+    SaveCommitted,
+    SaveCounters,
+    SaveEpoch,
+    SaveFailed,
+    SaveOutcomes,
+    SavePage,
+    SaveReleased,
+    StoredOutcomes,
+    TrimAssignment,
+)
+from forage_sim.clock import Clock
+from forage_wire.ranges import RangeSet
+
+__all__ = ["Disk", "DiskAnswer", "StoredState", "StoredTask"]
+
+DiskAnswer = SaveCommitted | SaveFailed | PageLoaded | CodeLoaded | OutcomesLoaded
+ANSWER_BYTES_MAX = 1024 * 1024
+
+
+@dataclass(slots=True)
+class StoredTask:
+    """One task as it is on the disk."""
+
+    user: str
+    client: str
+    key: bytes
+    label: str
+    pages: dict[int, SavePage] = field(default_factory=dict)
+    settled: RangeSet = field(default_factory=RangeSet)
+    failed: int = 0
+    collected: RangeSet = field(default_factory=RangeSet)
+    counters: list[SaveCounters] = field(default_factory=list)
+    archive: list[SaveOutcomes] = field(default_factory=list)
+
+
+class StoredState:
+    """The tables: what the committed operations have made."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.codes: dict[bytes, tuple[str, bytes]] = {}
+        self.tasks: dict[str, StoredTask] = {}
+        self.assignments: dict[int, SaveAssignment] = {}
+        self.assigned: dict[int, SaveAssignment] = {}
+        """Every assignment ever committed (the oracles' view; a real store forgets closed ones)."""
+        self.released: dict[str, None] = {}
+        self.ever_released: dict[str, None] = {}
+        self.codes_of: dict[str, bytes] = {}
+
+    def apply(self, operation: Operation) -> None:
+        """Make one operation true."""
+        match operation:
+            case SaveEpoch():
+                self.epoch = operation.epoch
+            case SaveCode():
+                self.codes.setdefault(operation.hash, (operation.form, operation.data))
+            case SavePage():
+                self._apply_page(operation)
+            case SaveAssignment():
+                self.assignments[operation.assignment] = operation
+                self.assigned[operation.assignment] = operation
+            case TrimAssignment():
+                self._apply_trim(operation)
+            case ClosedAssignment():
+                self.assignments.pop(operation.assignment, None)
+            case SaveOutcomes():
+                self._apply_outcomes(operation)
+            case SaveCounters():
+                task = self.tasks.get(operation.task)
+                if task is not None:
+                    task.counters.append(operation)
+            case SaveCollected():
+                self._apply_collected(operation)
+            case SaveReleased():
+                self._apply_released(operation)
+
+    def _apply_page(self, page: SavePage) -> None:
+        if page.task in self.released:
+            return
+        task = self.tasks.get(page.task)
+        if task is None:
+            task = StoredTask(page.user, page.client, page.key, page.label)
+            self.tasks[page.task] = task
+        task.pages.setdefault(page.first, page)
+
+    def _apply_trim(self, trim: TrimAssignment) -> None:
+        row = self.assignments.get(trim.assignment)
+        if row is not None:
+            self.assignments[trim.assignment] = SaveAssignment(
+                assignment=row.assignment,
+                task=row.task,
+                first=row.first,
+                low=row.low,
+                high=trim.high,
+                device=row.device,
+                session=row.session,
+                tries=row.tries,
+                deaths=row.deaths,
+                losses=row.losses,
+            )
+
+    def _apply_outcomes(self, outcomes: SaveOutcomes) -> None:
+        task = self.tasks.get(outcomes.task)
+        if task is None:
+            return
+        settled = RangeSet(outcomes.settled)
+        task.settled.update(outcomes.settled)
+        task.failed += sum(1 for index, _reason, _final in outcomes.errors if index in settled)
+        task.archive.append(outcomes)
+
+    def _apply_collected(self, collected: SaveCollected) -> None:
+        task = self.tasks.get(collected.task)
+        if task is None:
+            return
+        task.collected.update(collected.ranges)
+        task.archive = [
+            row
+            for row in task.archive
+            if not all(task.collected.covers(low, high) for low, high in row.settled)
+        ]
+
+    def _apply_released(self, released: SaveReleased) -> None:
+        self.tasks.pop(released.task, None)
+        for number in [n for n, row in self.assignments.items() if row.task == released.task]:
+            del self.assignments[number]
+        self.ever_released[released.task] = None
+        if released.forget:
+            self.released.pop(released.task, None)
+        else:
+            self.released[released.task] = None
+
+    def recover(self) -> RecoveredState:
+        """What a controller finds at its start."""
+        return RecoveredState(
+            epoch=self.epoch,
+            tasks=tuple(_recovered_task(name, task) for name, task in self.tasks.items()),
+            assignments=tuple(
+                RecoveredAssignment(
+                    assignment=row.assignment,
+                    task=row.task,
+                    first=row.first,
+                    low=row.low,
+                    high=row.high,
+                    device=row.device,
+                    session=row.session,
+                    tries=row.tries,
+                    deaths=row.deaths,
+                    losses=row.losses,
+                )
+                for row in self.assignments.values()
+            ),
+            released=tuple(self.released),
+            codes={hash_: (form, len(data)) for hash_, (form, data) in self.codes.items()},
+        )
+
+    def outcomes_of(self, load: LoadOutcomes) -> list[StoredOutcomes]:
+        """Every archived row that settles any of the wanted calls."""
+        task = self.tasks.get(load.task)
+        if task is None:
+            return []
+        wanted = RangeSet(load.ranges)
+        return [
+            StoredOutcomes(
+                assignment=row.assignment,
+                device=row.device,
+                low=row.low,
+                high=row.high,
+                tag=row.tag,
+                ranges=row.ranges,
+                settled=row.settled,
+                errors=row.errors,
+                run_us=row.run_us,
+                data=row.data,
+            )
+            for row in task.archive
+            if any(wanted.common(low, high) for low, high in row.settled)
+        ]
+
+
+def _recovered_task(name: str, task: StoredTask) -> RecoveredTask:
+    counters: list[tuple[int, int, int, int, int]] = []
+    covered = RangeSet()
+    for row in reversed(task.counters):
+        for low, high in covered.missing(row.low, row.high):
+            counters.append((low, high, row.tries, row.deaths, row.losses))
+        covered.add(row.low, row.high)
+    return RecoveredTask(
+        user=task.user,
+        client=task.client,
+        task=name,
+        key=task.key,
+        label=task.label,
+        pages=tuple(
+            RecoveredPage(
+                first=page.first,
+                n=page.n,
+                last=page.last,
+                header=page.header,
+                calls_bytes=len(page.calls),
+            )
+            for _first, page in sorted(task.pages.items())
+        ),
+        settled=task.settled.freeze(),
+        failed=task.failed,
+        collected=task.collected.freeze(),
+        counters=tuple(sorted(counters)),
+        archive_bytes=sum(len(row.data) for row in task.archive),
+    )
+
+
+Request = Save | LoadPage | LoadCode | LoadOutcomes
+
+
+class Disk:
+    """The store of one controller's host; it outlives the controller's process.
+
+    Args:
+        clock: The world's time.
+        commit_ms_max: A commit takes 1 to this long.
+    """
+
+    def __init__(self, clock: Clock, commit_ms_max: int = 5) -> None:
+        self._clock = clock
+        self._random: Random = clock.stream("disk")
+        self.commit_ms_max = commit_ms_max
+        self.state = StoredState()
+        self.commits = 0
+        self.lost_operations = 0
+        """Operations that a death took with it."""
+        self._line: list[Request] = []
+        self._group: list[Request] = []
+        self._answer: Callable[[DiskAnswer], None] | None = None
+        self._start = 0
+        self._failing = False
+        self._broken = False
+
+    def open(self, answer: Callable[[DiskAnswer], None]) -> RecoveredState:
+        """A controller starts: what there is; `answer` gets what its requests come to."""
+        self._answer = answer
+        self._start += 1
+        self._broken = False
+        return self.state.recover()
+
+    def request(self, request: Request) -> None:
+        """Stand in line."""
+        if self._broken:
+            return
+        self._line.append(request)
+        if not self._group:
+            self._begin()
+
+    def fail(self) -> None:
+        """The next commit fails (disk full, input/output error)."""
+        self._failing = True
+
+    def crash(self) -> None:
+        """The controller died: its commit under way is made or not, what waited is lost."""
+        if self._group and self._random.random() < 0.5:
+            self._commit()
+        lost = self._group + self._line
+        self.lost_operations += sum(
+            len(request.operations) for request in lost if isinstance(request, Save)
+        )
+        self._group = []
+        self._line = []
+        self._answer = None
+        self._start += 1
+
+    def _begin(self) -> None:
+        self._group, self._line = self._line, []
+        start = self._start
+        delay_ms = self._random.randint(1, max(1, self.commit_ms_max))
+
+        def done() -> None:
+            if start == self._start:
+                self._finish()
+
+        self._clock.after(delay_ms, done)
+
+    def _commit(self) -> int:
+        """Make the group's saves durable; the last one's number, or 0."""
+        number = 0
+        for request in self._group:
+            if isinstance(request, Save):
+                for operation in request.operations:
+                    self.state.apply(operation)
+                number = request.number
+        self.commits += 1
+        self._group = [request for request in self._group if not isinstance(request, Save)]
+        return number
+
+    def _finish(self) -> None:
+        assert self._answer is not None
+        answer = self._answer
+        if self._failing:
+            self._failing = False
+            self._broken = True
+            self._group, self._line = [], []
+            answer(SaveFailed(reason="disk full"))
+            return
+        number = self._commit()
+        if number:
+            answer(SaveCommitted(number=number))
+        reads, self._group = self._group, []
+        for request in reads:
+            for found in self._read(request):
+                answer(found)
+        if self._line and not self._group:
+            self._begin()
+
+    def _read(self, request: Request) -> list[DiskAnswer]:
+        match request:
+            case LoadPage():
+                task = self.state.tasks.get(request.task)
+                page = task.pages.get(request.first) if task is not None else None
+                calls = None if page is None else page.calls
+                return [PageLoaded(task=request.task, first=request.first, calls=calls)]
+            case LoadCode():
+                form, data = self.state.codes.get(request.hash, ("pickle", None))
+                return [CodeLoaded(hash=request.hash, form=form, data=data)]
+            case LoadOutcomes():
+                return list(_answers(request, self.state.outcomes_of(request)))
+            case Save():
+                raise AssertionError("saves are committed, not read")
+
+
+def _answers(load: LoadOutcomes, rows: list[StoredOutcomes]) -> list[OutcomesLoaded]:
+    groups: list[list[StoredOutcomes]] = [[]]
+    size = 0
+    for row in rows:
+        if groups[-1] and size + len(row.data) > ANSWER_BYTES_MAX:
+            groups.append([])
+            size = 0
+        groups[-1].append(row)
+        size += len(row.data)
+    last = len(groups) - 1
+    return [
+        OutcomesLoaded(request=load.request, task=load.task, rows=tuple(group), more=number < last)
+        for number, group in enumerate(groups)
+    ]
