@@ -11,7 +11,7 @@ is above the packet limit into parts, and hands in-order messages to its core.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from forage_wire.codec import decode, encode
 from forage_wire.errors import DecodeError
@@ -62,6 +62,7 @@ class Link:
         "_parts_unseen",
         "_queue",
         "_received",
+        "_recover_to",
         "_repeat_after_ms",
         "_repeat_at_ms",
         "_seen_due_ms",
@@ -107,6 +108,7 @@ class Link:
         self._repeat_at_ms: int | None = None
         self._repeat_after_ms = REPEAT_AFTER_MS
         self._duplicate_gaps = 0
+        self._recover_to = 0
         # Receiving.
         self._received = 0
         self._early: dict[int, Linked] = {}
@@ -167,25 +169,35 @@ class Link:
         out: list[Outgoing] = []
         if self._unseen and self._repeat_at_ms is not None and now_ms >= self._repeat_at_ms:
             self._repeat(now_ms, out)
+        repeats = len(out)
+        self._transmit_queued(now_ms, out)
+        # A gap is said in a `Seen` alone; what was seen, by every new message (not by a repeat).
+        if self._gap or (self._seen_due_ms is not None and now_ms >= self._seen_due_ms):
+            if self._gap or len(out) == repeats:
+                out.append(self.unnumbered(Seen(gap=self._gap), qos=1))
+            self._said_seen()
+        elif len(out) > repeats:
+            self._said_seen()
+        return out
+
+    def _said_seen(self) -> None:
+        self._seen_due_ms = None
+        self._gap = False
+
+    def _transmit_queued(self, now_ms: int, out: list[Outgoing]) -> None:
+        # While a parted message is under way, half of the window is its own and half is not:
+        # small messages overtake it, and a stream of them does not keep it from arriving.
+        part_window = max(1, self.window // 2)
         while self._queue and len(self._unseen) < self.window:
+            small_unseen = len(self._unseen) - self._parts_unseen
+            if self._parts and small_unseen >= max(1, self.window - part_window):
+                break
             self._transmit(*self._queue.popleft(), now_ms, out)
-        while (
-            self._parts
-            and len(self._unseen) < self.window
-            and self._parts_unseen < max(1, self.window // 2)
-        ):
+        while self._parts and len(self._unseen) < self.window and self._parts_unseen < part_window:
             topic, part, tokens = self._parts.popleft()
             for token in tokens:
                 self.numbers[token] = self._next_n
             self._number(topic, self._encode(part, self._next_n), now_ms, out, part=True)
-        if out:
-            self._seen_due_ms = None
-            self._gap = False
-        elif self._seen_due_ms is not None and now_ms >= self._seen_due_ms:
-            out.append(self.unnumbered(Seen(gap=self._gap), qos=1))
-            self._seen_due_ms = None
-            self._gap = False
-        return out
 
     def next_wakeup_ms(self) -> int | None:
         """When `poll` has something to do without further events; None: never."""
@@ -248,6 +260,7 @@ class Link:
         out.append(Outgoing(topic=topic, payload=payload))
         self._repeat_after_ms = min(2 * self._repeat_after_ms, REPEAT_AFTER_MS_MAX)
         self._repeat_at_ms = now_ms + self._repeat_after_ms
+        self._recover_to = self._next_n - 1
 
     # -- receiving --------------------------------------------------------------------------
 
@@ -289,7 +302,18 @@ class Link:
                 inner = decode(whole, UNFINISHED_PART_BYTES_MAX)
                 if type(inner) is Part:
                     raise DecodeError("a part within parts")
-                ready.append(inner)
+                # Whose it is and what it has seen is what its last part says: that was checked,
+                # and is newer.
+                ready.append(
+                    replace(
+                        inner,
+                        session=message.session,
+                        controller=message.controller,
+                        epoch=message.epoch,
+                        n=message.n,
+                        seen=message.seen,
+                    )
+                )
         except DecodeError:
             self.dropped += 1
 
@@ -305,6 +329,10 @@ class Link:
             self._duplicate_gaps = 0
             self._repeat_after_ms = REPEAT_AFTER_MS
             self._repeat_at_ms = now_ms + REPEAT_AFTER_MS if self._unseen else None
+            # The repeat arrived, and what was sent between the original and it did not (a
+            # connection keeps order): the next is missing too, there is nothing to wait for.
+            if self._unseen and next(iter(self._unseen)) <= self._recover_to:
+                self._repeat_at_ms = now_ms
         elif type(message) is Seen and message.gap and self._unseen:
             self._duplicate_gaps += 1
             if self._duplicate_gaps == 2:
