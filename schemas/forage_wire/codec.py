@@ -12,6 +12,7 @@ import cbor2
 from forage_wire.errors import DecodeError
 from forage_wire.limits import PACKET_BYTES_MAX
 from forage_wire.messages import CBOR_MESSAGES, Header, Linked
+from forage_wire.strict import load_plain
 from forage_wire.table import table_of
 
 __all__ = [
@@ -32,7 +33,6 @@ _TABLES = {code: table_of(message_class) for code, message_class in CBOR_MESSAGE
 _HEADER = table_of(Header)
 
 _dumps = cbor2.dumps
-_loads = cbor2.loads
 
 
 def encode(
@@ -50,14 +50,17 @@ def encode(
     """
     code = _TYPES[type(message)]
     found: dict[str, Any] = {"t": code}
-    stamps = (
-        ("s", message.session if session is None else session),
-        ("c", message.controller if controller is None else controller),
-        ("e", message.epoch if epoch is None else epoch),
-        ("n", n or message.n),
-        ("q", seen or message.seen),
-    )
-    found.update([stamp for stamp in stamps if stamp[1]])
+    # Not a loop over the link's fields: this runs for every message that goes out.
+    if stamp := message.session if session is None else session:
+        found["s"] = stamp
+    if stamp := message.controller if controller is None else controller:
+        found["c"] = stamp
+    if number := message.epoch if epoch is None else epoch:
+        found["e"] = number
+    if number := n or message.n:
+        found["n"] = number
+    if number := seen or message.seen:
+        found["q"] = number
     for name, key, _decode, encode_field, default in _TABLES[code].columns[5:]:
         value = getattr(message, name)
         if value is default or value == default:
@@ -70,9 +73,9 @@ def decode(payload: bytes, bytes_max: int = PACKET_BYTES_MAX) -> Linked:
     """The message in `payload`.
 
     Raises:
-        DecodeError: It is too long, not CBOR, not canonical (it must encode to itself again,
-            which catches duplicate keys, trailing bytes, indefinite and overlong forms), of an
-            unknown type, or a field is missing or wrong. Unknown keys are ignored.
+        DecodeError: It is too long, not plain CBOR in its one shortest form (see
+            `forage_wire.strict`), of an unknown type, or a field is missing or wrong. Unknown
+            keys are ignored.
     """
     raw = _load(payload, bytes_max)
     if type(raw) is not dict:
@@ -106,15 +109,7 @@ def decode_header(data: bytes) -> Header:
 def _load(payload: bytes, bytes_max: int) -> Any:
     if len(payload) > bytes_max:
         raise DecodeError(f"{len(payload)} bytes are above the limit of {bytes_max}")
-    try:
-        raw = _loads(payload)
-        canonical = _dumps(raw)
-    # Hostile bytes make cbor2 raise many things (also RecursionError and OverflowError).
-    except Exception as error:
-        raise DecodeError(f"not CBOR: {type(error).__name__}") from None
-    if canonical != payload:
-        raise DecodeError("not in canonical form")
-    return raw
+    return load_plain(payload)
 
 
 def cut_calls(calls: bytes) -> list[Any]:

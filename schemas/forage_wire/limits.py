@@ -18,6 +18,7 @@ __all__ = [
     "LOG_LINE_BYTES_MAX",
     "LOSSES_MAX",
     "LOSS_DEVICES_MIN",
+    "NESTING_MAX",
     "PACKET_BYTES_MAX",
     "PACKET_BYTES_MIN",
     "PARTS_MAX",
@@ -41,18 +42,21 @@ PROTOCOL_MINOR = 0
 
 PACKET_BYTES_MAX = 128 * 1024
 """The largest MQTT payload anybody sends, unless an end announced less. Above: parts."""
-PACKET_BYTES_MIN = 512
-"""An end that announces less than this is refused."""
+PACKET_BYTES_MIN = 1024
+"""An end that announces less than this is refused: a part's envelope and as much data fit."""
 ENVELOPE_BYTES = 512
 """What a message needs around its data; data is cut so that both fit the packet."""
+NESTING_MAX = 8
+"""Arrays and maps within each other, in an envelope; deeper is refused."""
 
 PART_BYTES = 64 * 1024
 """Data in one part (less where the packet limit is lower): small messages overtake it."""
 CALL_BYTES_MAX = 16 * 1024 * 1024
 """One call's arguments or one outcome's value. Above: an error that names the limit."""
-PARTS_MAX = 65_536
 UNFINISHED_PART_BYTES_MAX = 64 * 1024 * 1024
 """What a receiver holds of unfinished parted messages; more is dropped and counted."""
+PARTS_MAX = UNFINISHED_PART_BYTES_MAX // (PACKET_BYTES_MIN - ENVELOPE_BYTES)
+"""Parts of one message: as many as the smallest packets need for the largest message."""
 
 DEVICE_WINDOW = 16
 """Messages sent and not seen, to a device and from it; more wait at the sender."""

@@ -85,7 +85,8 @@ __all__ = [
 SESSION_PATTERN = r"[0-9a-f]{16}-[0-9]{1,10}"
 """A session: 64 random bits drawn at process start, and the connect counter."""
 
-_SESSION = kinds.pattern(SESSION_PATTERN, "a session", empty=True)
+_SESSION = kinds.pattern(SESSION_PATTERN, "a session")
+_SESSION_OR_EMPTY = kinds.pattern(SESSION_PATTERN, "a session", empty=True)
 _NAME = kinds.pattern(NAME_PATTERN, "a name")
 _NAME_OR_EMPTY = kinds.pattern(NAME_PATTERN, "a name", empty=True)
 _CLIENT = kinds.pattern(CLIENT_PATTERN, "a client")
@@ -238,8 +239,8 @@ class Linked:
     highest number without a gap received from the other end.
     """
 
-    session: Annotated[str, "s", _SESSION] = ""
-    controller: Annotated[str, "c", _SESSION] = ""
+    session: Annotated[str, "s", _SESSION_OR_EMPTY] = ""
+    controller: Annotated[str, "c", _SESSION_OR_EMPTY] = ""
     epoch: Annotated[int, "e", kinds.unsigned(2**23 - 1)] = 0
     n: Annotated[int, "n", _UINT] = 0
     seen: Annotated[int, "q", _UINT] = 0
@@ -358,7 +359,7 @@ class AssignmentRefused(Linked):
     """epoch, full, draining, size, function, expired."""
     epoch_bound: Annotated[int, "eb", kinds.unsigned(2**23 - 1)] = 0
     """The epoch the device is bound to."""
-    holder: Annotated[str, "ho", _SESSION] = ""
+    holder: Annotated[str, "ho", _SESSION_OR_EMPTY] = ""
     """The controller session that holds that epoch."""
 
 

@@ -69,11 +69,11 @@ class PartAssembler:
             self._forget()
             self._message = part.message
             self._count = part.count
-        if part.index >= part.count or part.index in self._data:
-            if part.index < part.count:
-                return None
+        if part.index >= part.count:
             self._forget()
             raise DecodeError("a part's index is not below its count")
+        if part.index in self._data:
+            return None
         if self._bytes + len(part.data) > self.bytes_max:
             self._forget()
             raise DecodeError(f"unfinished parts are above the limit of {self.bytes_max} bytes")

@@ -12,22 +12,22 @@ __all__ = ["Table", "table_of"]
 class Table:
     """How one message class is written as a map, and read from one."""
 
-    __slots__ = ("columns", "keys", "message_class", "required")
+    __slots__ = ("_by_key", "_required", "columns", "message_class")
 
     def __init__(self, message_class: type) -> None:
         self.message_class = message_class
         annotations = _annotations(message_class)
         columns = []
         for field in fields(message_class):
-            _, key, kind = get_args_of(annotations[field.name])
+            _, key, kind = _parts_of(annotations[field.name])
             default = field.default
             if field.default_factory is not MISSING:
                 default = field.default_factory()
             columns.append((field.name, key, kind.decode, kind.encode, default))
         self.columns: tuple[tuple[str, str, Any, Any, Any], ...] = tuple(columns)
-        self.keys = frozenset(column[1] for column in columns)
-        self.required = frozenset(column[1] for column in columns if column[4] is MISSING)
-        if len(self.keys) != len(columns):
+        self._by_key = {key: (name, decode) for name, key, decode, _encode, _ in columns}
+        self._required = {name: key for name, key, _, _, default in columns if default is MISSING}
+        if len(self._by_key) != len(columns):
             raise AssertionError(f"{message_class.__name__} uses a key twice")
 
     def encode_map(self, message: Any) -> dict[str, Any]:
@@ -48,22 +48,21 @@ class Table:
         if type(raw) is not dict:
             raise ValueError("not a map")
         values: dict[str, Any] = {}
-        for name, key, decode, _encode, default in self.columns:
-            if key in raw:
-                try:
-                    values[name] = decode(raw[key])
-                except ValueError as error:
-                    raise ValueError(f"{key}: {error}") from None
-            elif default is MISSING:
-                raise ValueError(f"{key}: missing")
+        for key, item in raw.items():
+            column = self._by_key.get(key)
+            if column is None:
+                continue
+            try:
+                values[column[0]] = column[1](item)
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from None
+        if not self._required.keys() <= values.keys():
+            missing = [key for name, key in self._required.items() if name not in values]
+            raise ValueError(f"{', '.join(missing)}: missing")
         return self.message_class(**values)
 
-    def unknown_keys(self, raw: dict[Any, Any]) -> int:
-        """How many keys of a map this table does not know."""
-        return len(raw.keys() - self.keys)
 
-
-def get_args_of(annotation: Any) -> tuple[Any, str, Kind]:
+def _parts_of(annotation: Any) -> tuple[Any, str, Kind]:
     """(type, key, kind) of an `Annotated[type, key, kind]`."""
     found = get_args(annotation)
     if len(found) != 3:

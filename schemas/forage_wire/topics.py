@@ -102,6 +102,8 @@ class Topics:
         self.root = root
         self.prefix = f"{root}/{PROTOCOL_MAJOR}/"
         self._cache: dict[str, ParsedTopic | None] = {}
+        # task/{user}/{client}/{task}/{device} is the longest branch.
+        self._characters_max = len(self.prefix) + len("task////") + 32 + 13 + 27 + 32
 
     # -- text branches ----------------------------------------------------------------------
 
@@ -190,6 +192,8 @@ class Topics:
             return self._cache[topic]
         except KeyError:
             pass
+        if len(topic) > self._characters_max:
+            return None
         parsed = self._parse(topic)
         # A bounded memory: hostile topics must not fill it, and few are used at a time.
         if len(self._cache) >= 4_096:
