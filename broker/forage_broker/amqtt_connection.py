@@ -25,29 +25,24 @@ from amqtt.mqtt.subscribe import SubscribePacket
 from amqtt.mqtt.unsubscribe import UnsubscribePacket
 from amqtt.session import Session
 
+from forage_broker.limits import (
+    PACKET_BYTES_MAX,
+    QUEUED_BYTES_MAX,
+    STALL_S,
+    UNACKNOWLEDGED_MAX,
+)
+
 if TYPE_CHECKING:
     from forage_broker.amqtt_repaired import RepairedBroker
 
 __all__ = [
-    "PACKET_BYTES_MAX",
-    "QUEUED_BYTES_MAX",
     "REFUSED",
-    "STALL_S",
-    "UNACKNOWLEDGED_MAX",
     "Connection",
     "PacketReader",
     "check_topic",
     "publish_head",
 ]
 
-PACKET_BYTES_MAX = 32 * 1024 * 1024
-"""A longer packet ends its connection. Ours are 128 KiB at most; others use this broker too."""
-QUEUED_BYTES_MAX = 32 * 1024 * 1024
-"""Bytes waiting for one subscriber's socket; with more, whoever publishes to it waits."""
-UNACKNOWLEDGED_MAX = 32_768
-"""QoS 1 messages on their way to one subscriber; with more, whoever publishes to it waits."""
-STALL_S = 5.0
-"""A subscriber that others wait for and that takes nothing for so long is cut off."""
 REFUSED = 0x80
 """The answer to a subscription that is not granted."""
 

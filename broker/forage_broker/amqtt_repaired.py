@@ -41,6 +41,7 @@ for each delivery; amqtt's packet and client events are not fired.
 import asyncio
 import logging
 import socket
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from amqtt.adapters import BufferReader, StreamWriterAdapter
@@ -57,15 +58,12 @@ from forage_broker.amqtt_connection import (
     check_topic,
     publish_head,
 )
+from forage_broker.limits import BACKLOG, CONNECT_TIMEOUT_S, RETAINED_MAX
 
-__all__ = ["CONNECT_TIMEOUT_S", "RETAINED_MAX", "RepairedBroker"]
+__all__ = ["RepairedBroker"]
 
-CONNECT_TIMEOUT_S = 10.0
-"""A connection that has not been accepted after this is cut off."""
-RETAINED_MAX = 50_000
-"""Retained messages; further topics are not retained. Fits the packet ids of one connection."""
-
-_BACKLOG = 1_024  # A whole fleet reconnects at once; with 100, connections were dropped.
+# Named, because amqtt else loads loggers of every packet and a publisher of $SYS topics.
+_EVERYBODY = {"amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}}
 _HANG_UP_S = 1.0
 _ROUTES_MAX = 4_096
 _ROUTE_TOPIC_LENGTH_MAX = 256
@@ -92,17 +90,21 @@ class RepairedBroker(Broker):  # type: ignore[misc]
     Runs in one event loop: `await start()`, `await shutdown()`. Nothing here is thread-safe.
     """
 
-    def __init__(self, listener: socket.socket) -> None:
-        """Serve `listener`, which is bound, to anonymous clients; closing it is the caller's."""
+    def __init__(
+        self, listener: socket.socket, plugins: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
+        """Prepare to serve `listener`, which listens; closing it is the caller's.
+
+        Args:
+            plugins: amqtt's authentication and topic plugins: options by dotted path. None lets
+                everybody in.
+        """
         host, port = listener.getsockname()[:2]
         place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         super().__init__(
             BrokerConfig(
                 listeners={"default": ListenerConfig(bind=place)},
-                # Named, because amqtt else loads loggers of every packet and a $SYS publisher.
-                plugins={
-                    "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}
-                },
+                plugins=dict(plugins or _EVERYBODY),
             )
         )
         self._listener = listener
@@ -119,7 +121,7 @@ class RepairedBroker(Broker):  # type: ignore[misc]
         return await asyncio.start_server(
             lambda reader, writer: self.stream_connected(reader, writer, "default"),
             sock=self._listener,
-            backlog=_BACKLOG,
+            backlog=BACKLOG,
         )
 
     async def stream_connected(

@@ -8,8 +8,9 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import Any
 
 from forage_broker.amqtt_repaired import RepairedBroker
 from forage_broker.listener import open_listener
@@ -33,6 +34,7 @@ class EmbeddedBroker:
         host: str = "127.0.0.1",
         port: int = 0,
         *,
+        plugins: Mapping[str, Mapping[str, Any]] | None = None,
         on_death: Callable[[str], None] | None = None,
     ) -> None:
         """Prepare; nothing is opened yet.
@@ -40,6 +42,8 @@ class EmbeddedBroker:
         Args:
             host: The name or address to listen on. A name is resolved, to IPv4 where it has one.
             port: 0 takes a free one.
+            plugins: amqtt's authentication and topic plugins: options by dotted path. None lets
+                everybody in.
             on_death: Called once, from another thread, with one sentence, if the broker ends
                 without `stop`.
         """
@@ -47,6 +51,7 @@ class EmbeddedBroker:
         self.port = port
         self.pid = os.getpid()
         """The process that listens."""
+        self._plugins = plugins
         self._on_death = on_death
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_asked: asyncio.Event | None = None
@@ -106,7 +111,7 @@ class EmbeddedBroker:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop_asked = asyncio.Event()
-        broker = RepairedBroker(self._listener)
+        broker = RepairedBroker(self._listener, self._plugins)
         await broker.start()
         self._ready.set()
         await self._stop_asked.wait()

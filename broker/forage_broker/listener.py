@@ -3,6 +3,8 @@
 import errno
 import socket
 
+from forage_broker.limits import BACKLOG
+
 __all__ = ["PortInUse", "bind_listener", "open_listener"]
 
 
@@ -37,11 +39,11 @@ def bind_listener(host: str, port: int) -> socket.socket:
     return listener
 
 
-def open_listener(host: str, port: int, *, backlog: int = 1024) -> socket.socket:
-    """`bind_listener`, and listen. The backlog holds a whole fleet that reconnects at once."""
+def open_listener(host: str, port: int) -> socket.socket:
+    """`bind_listener`, and listen; the same errors."""
     listener = bind_listener(host, port)
     try:
-        listener.listen(backlog)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
