@@ -42,8 +42,6 @@ class Device:
     """Argument bytes of those."""
     codes: dict[bytes, None] = field(default_factory=dict)
     """Code sent to this session."""
-    pending: list["Open"] = field(default_factory=list)
-    """Assignments made in this batch, to go out in one message."""
     candidate: str = ""
     """Another start under the same name, while the current one is asked for a sign of life."""
     candidate_until_ms: int = 0
@@ -214,7 +212,6 @@ class Open:
     trim_to: int | None = None
     """A take-back that is not answered."""
     attempt: Attempt | None = None
-    saved: bool = False
     held: bool = False
     """Its device is lost, but the network may be to blame: it waits for the storm's end."""
 

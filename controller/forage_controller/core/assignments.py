@@ -1,0 +1,298 @@
+"""The open assignments: numbered, sent, reported, trimmed, closed; each on its device's account."""
+
+from forage_controller.core.backlog import Backlog, Pending
+from forage_controller.core.config import CoreConfig
+from forage_controller.core.effects import Effects
+from forage_controller.core.operations import (
+    ClosedAssignment,
+    SaveAssignment,
+    TrimAssignment,
+)
+from forage_controller.core.state import Attempt, Device, Open
+from forage_wire.limits import ENVELOPE_BYTES
+from forage_wire.messages import Assign, Assignment, Trim
+from forage_wire.ranges import RangeSet
+from forage_wire.tags import slice_tag
+
+__all__ = ["Assignments"]
+
+_EPOCH_SHIFT = 40
+
+
+class Assignments:
+    """Every assignment that is not over, and what its device has on its plate by it."""
+
+    __slots__ = (
+        "_backlog",
+        "_config",
+        "_counter",
+        "_effects",
+        "_ready",
+        "busy",
+        "epoch",
+        "open",
+        "touched",
+    )
+
+    def __init__(self, config: CoreConfig, effects: Effects, backlog: Backlog) -> None:
+        self._config = config
+        self._effects = effects
+        self._backlog = backlog
+        self._counter = 0
+        self._ready: dict[str, tuple[Device, list[tuple[Open, Assignment]]]] = {}
+        self.epoch = 0
+        self.open: dict[int, Open] = {}
+        self.busy: dict[str, Device] = {}
+        """Devices with open assignments."""
+        self.touched: dict[str, Device] = {}
+        """Devices whose room may have changed since the dispatcher looked."""
+
+    # -- making -----------------------------------------------------------------------------
+
+    def assign(
+        self, pending: Pending, n: int, calls: bytes, device: Device, beat_ms: int, now_ms: int
+    ) -> Open:
+        """Give the first `n` calls of `pending` to a device; it goes out with the batch.
+
+        Where a task must not run before its assignment is saved, it goes out after the commit.
+        """
+        self._counter += 1
+        queue = self._backlog.queue_of(pending.page.header)
+        opened = Open(
+            number=(self.epoch << _EPOCH_SHIFT) + self._counter,
+            task=pending.task,
+            page=pending.page,
+            low=pending.low,
+            high=pending.low + n,
+            end=pending.low + n,
+            device=device,
+            session=device.session,
+            counters=pending.counters,
+            measure=queue.measure,
+            announce=pending.announce,
+            bytes=len(calls),
+        )
+        self._backlog.taken(queue, n)
+        self.register(opened, now_ms)
+        self._save(opened)
+        wire = _wire(opened, calls, beat_ms)
+        header = pending.page.header
+        if header.options.at_most_once or header.settle == "controller":
+            self._effects.after_commit(lambda _at_ms: self._make_ready(opened, wire))
+        else:
+            self._make_ready(opened, wire)
+        return opened
+
+    def register(self, opened: Open, now_ms: int) -> None:
+        """Put an assignment on its device's and task's account (new, adopted or recovered)."""
+        task, device = opened.task, opened.device
+        queue = self._backlog.queue_of(opened.page.header)
+        opened.left = opened.end - opened.low
+        opened.assigned_ms = now_ms
+        mean = opened.measure.mean_us
+        each = self._config.limits.unmeasured_us if mean is None else mean
+        opened.work_us = int(opened.left * each)
+        opened.attempt = Attempt(
+            assignment=opened.number,
+            device=device.name,
+            low=opened.low,
+            high=opened.end,
+            began_ms=now_ms,
+        )
+        task.attempts.append(opened.attempt)
+        if len(task.attempts) > self._config.limits.attempts_kept:
+            task.attempts.popleft()
+        task.assigned += 1
+        task.open[opened.number] = opened
+        self.open[opened.number] = opened
+        if not device.assignments:
+            device.busy_since_ms = now_ms
+            self.busy[device.name] = device
+        device.assignments[opened.number] = opened
+        device.work_us += opened.work_us
+        device.work_bytes += opened.bytes
+        queue.open += 1
+        self.touched[device.name] = device
+
+    def adopt(self, opened: Open, now_ms: int) -> None:
+        """Take as open, and save, an assignment that its device reports and we did not know."""
+        self.register(opened, now_ms)
+        self._save(opened)
+
+    def _save(self, opened: Open) -> None:
+        tries, deaths, losses = opened.counters
+        self._effects.save(
+            SaveAssignment(
+                assignment=opened.number,
+                task=opened.task.id,
+                first=opened.page.first,
+                low=opened.low,
+                high=opened.high,
+                device=opened.device.name,
+                session=opened.session,
+                tries=tries,
+                deaths=deaths,
+                losses=losses,
+            )
+        )
+
+    # -- sending ----------------------------------------------------------------------------
+
+    def _make_ready(self, opened: Open, wire: Assignment) -> None:
+        if opened.number in self.open and opened.device.link is not None:
+            device = opened.device
+            self._ready.setdefault(device.name, (device, []))[1].append((opened, wire))
+
+    def send(self) -> None:
+        """Send what was assigned: one message a device, or as few as the packet limit allows."""
+        if not self._ready:
+            return
+        ready, self._ready = self._ready, {}
+        for device, rows in ready.values():
+            if device.link is None:
+                continue
+            room = device.link.packet_bytes_max - ENVELOPE_BYTES
+            batch: list[tuple[Open, Assignment]] = []
+            size = 0
+            for opened, wire in rows:
+                if opened.number not in self.open or opened.session != device.session:
+                    continue
+                bytes_each = len(wire.calls) + len(wire.header) + 96
+                if batch and size + bytes_each > room:
+                    _send(device, batch)
+                    batch, size = [], 0
+                batch.append((opened, wire))
+                size += bytes_each
+            if batch:
+                _send(device, batch)
+
+    # -- what devices say -------------------------------------------------------------------
+
+    def reported(self, opened: Open, ranges: tuple[tuple[int, int], ...], now_ms: int) -> None:
+        """Outcomes of these calls are here; the assignment ends with its last."""
+        device = opened.device
+        new = 0
+        for low, high in ranges:
+            low, high = max(low, opened.low), min(high, opened.end)
+            if low < high:
+                new += opened.reported.add(low, high)
+        if not new:
+            return
+        before = opened.work_us
+        opened.work_us = before * (opened.left - new) // max(1, opened.left)
+        opened.left -= new
+        opened.assigned_ms = now_ms
+        device.work_us -= before - opened.work_us
+        opened.task.devices[device.name] = opened.task.devices.get(device.name, 0) + new
+        self.touched[device.name] = device
+        if opened.left <= 0:
+            self.close(opened, "done", now_ms)
+
+    def ask_trim(self, opened: Open, high: int) -> None:
+        """Ask a device to give back the unstarted tail from `high` on."""
+        link = opened.device.link
+        if link is None or opened.trim_to is not None:
+            return
+        opened.trim_to = high
+        link.send(Trim(rows=((opened.number, high),)))
+
+    def trimmed(self, number: int, high: int, now_ms: int) -> list[Pending]:
+        """A device keeps [low, high): what it gave back is to wait again."""
+        opened = self.open.get(number)
+        if opened is None:
+            return []
+        opened.trim_to = None
+        high = max(opened.low, high)
+        if high >= opened.end:
+            return []
+        back = self.unsettled(opened, high, opened.end)
+        given = (
+            opened.end
+            - high
+            - sum(
+                found_high - found_low
+                for found_low, found_high in opened.reported.common(high, opened.end)
+            )
+        )
+        opened.end = high
+        before = opened.work_us
+        opened.work_us = before * (opened.left - given) // max(1, opened.left)
+        opened.left -= given
+        opened.device.work_us -= before - opened.work_us
+        self.touched[opened.device.name] = opened.device
+        if opened.attempt is not None:
+            opened.attempt.high = high
+        if opened.left <= 0:
+            self.close(opened, "taken back", now_ms)
+        else:
+            self._effects.save(TrimAssignment(assignment=number, high=high))
+        return back
+
+    def unsettled(self, opened: Open, low: int, high: int) -> list[Pending]:
+        """What of [low, high) still has to be run, as it would wait."""
+        done = RangeSet(opened.task.done.common(low, high))
+        done.update(opened.reported.common(low, high))
+        return [
+            Pending(
+                task=opened.task,
+                page=opened.page,
+                low=gap_low,
+                high=gap_high,
+                counters=opened.counters,
+            )
+            for gap_low, gap_high in done.missing(low, high)
+        ]
+
+    def close(self, opened: Open, how: str, now_ms: int) -> None:
+        """An assignment is over."""
+        if self.open.pop(opened.number, None) is None:
+            return
+        device, task = opened.device, opened.task
+        task.open.pop(opened.number, None)
+        device.assignments.pop(opened.number, None)
+        device.work_us -= opened.work_us
+        device.work_bytes -= opened.bytes
+        if device.link is not None:
+            device.link.numbers.pop(opened.number, None)
+        if not device.assignments:
+            self.busy.pop(device.name, None)
+        if opened.attempt is not None:
+            opened.attempt.how = how
+            opened.attempt.ended_ms = now_ms
+        queue = self._backlog.queue_of(opened.page.header)
+        queue.open -= 1
+        self._backlog.rest(queue)
+        self.touched[device.name] = device
+        self._effects.save(ClosedAssignment(assignment=opened.number))
+
+
+def _send(device: Device, batch: list[tuple[Open, Assignment]]) -> None:
+    assert device.link is not None
+    device.link.send(
+        Assign(assignments=tuple([wire for _opened, wire in batch])),
+        tokens=tuple([opened.number for opened, _wire in batch]),
+    )
+
+
+def _wire(opened: Open, calls: bytes, beat_ms: int) -> Assignment:
+    tries, deaths, losses = opened.counters
+    return Assignment(
+        assignment=opened.number,
+        header=opened.page.header_bytes,
+        low=opened.low,
+        high=opened.high,
+        tries=tries,
+        deaths=deaths,
+        losses=losses,
+        beat_ms=beat_ms,
+        tag=slice_tag(
+            opened.task.key,
+            opened.task.id,
+            opened.number,
+            opened.low,
+            opened.high,
+            opened.device.name,
+        ),
+        announce=opened.announce,
+        calls=calls,
+    )
