@@ -97,7 +97,7 @@ class Link:
         """Messages received on this link that could not be used."""
         # Sending.
         self._next_n = 1
-        self._queue: deque[tuple[str, Linked, tuple[int, ...]]] = deque()
+        self._queue: deque[tuple[str, Linked, tuple[int, ...], int]] = deque()
         self._parts: deque[tuple[str, Part, tuple[int, ...]]] = deque()
         self.numbers: dict[int, int] = {}
         """Token -> number of the message sent with it (of its last part); whoever gives tokens
@@ -118,15 +118,25 @@ class Link:
 
     # -- sending ----------------------------------------------------------------------------
 
-    def send(self, message: Linked, topic: str | None = None, tokens: tuple[int, ...] = ()) -> None:
+    def send(
+        self,
+        message: Linked,
+        topic: str | None = None,
+        tokens: tuple[int, ...] = (),
+        packet_bytes_max: int | None = None,
+    ) -> None:
         """Queue a message that must arrive; `poll` says when it goes out.
 
         Args:
             message: What to send; the link stamps it.
             topic: Where, if not to the link's own topic.
             tokens: Names under which `numbers` tells the message's number once it has one.
+            packet_bytes_max: A limit of this topic's readers, where it is below the link's.
         """
-        self._queue.append((self.topic if topic is None else topic, message, tokens))
+        limit = self.packet_bytes_max
+        if packet_bytes_max is not None:
+            limit = min(limit, packet_bytes_max)
+        self._queue.append((self.topic if topic is None else topic, message, tokens, limit))
 
     def unnumbered(self, message: Linked, topic: str | None = None, qos: int = 0) -> Outgoing:
         """A message that need not arrive (a beat, progress), ready to publish."""
@@ -221,18 +231,19 @@ class Link:
         topic: str,
         message: Linked,
         tokens: tuple[int, ...],
+        packet_bytes_max: int,
         now_ms: int,
         out: list[Outgoing],
     ) -> None:
         payload = self._encode(message, self._next_n)
-        if len(payload) <= self.packet_bytes_max:
+        if len(payload) <= packet_bytes_max:
             for token in tokens:
                 self.numbers[token] = self._next_n
             self._number(topic, payload, now_ms, out, part=False)
             return
         whole = self._encode(message, 0)
         self._part_number += 1
-        parts = cut_parts(whole, self._part_number, self.packet_bytes_max)
+        parts = cut_parts(whole, self._part_number, packet_bytes_max)
         for part in parts[:-1]:
             self._parts.append((topic, part, ()))
         self._parts.append((topic, parts[-1], tokens))
