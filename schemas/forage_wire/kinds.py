@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from forage_wire.limits import LIST_ITEMS_MAX, RANGES_MAX, TEXT_BYTES_MAX
+from forage_wire.limits import LIST_ITEMS_MAX, RANGES_MAX, TEXT_CHARACTERS_MAX
 
 __all__ = [
     "Kind",
@@ -37,10 +37,12 @@ class Kind:
     """One kind of field.
 
     `decode` raises ValueError with a phrase on anything it does not accept. `encode` is None
-    where the value goes on the wire as it is.
+    where the value goes on the wire as it is. `name` and `bounds` say which function below made
+    it, with what arguments, so that tools (tests, documentation) can read what it accepts.
     """
 
     name: str
+    bounds: tuple[Any, ...]
     decode: Callable[[Any], Any]
     encode: Callable[[Any], Any] | None = None
 
@@ -53,23 +55,23 @@ def unsigned(maximum: int = 2**63 - 1, minimum: int = 0) -> Kind:
             raise ValueError(f"not an integer of {minimum} to {maximum}")
         return raw
 
-    return Kind("unsigned", decode)
+    return Kind("unsigned", (maximum, minimum), decode)
 
 
 def integer(minimum: int, maximum: int) -> Kind:
     """An integer that may be negative."""
-    return Kind("integer", unsigned(maximum, minimum).decode)
+    return unsigned(maximum, minimum)
 
 
 def number() -> Kind:
     """A measurement in a JSON document: an integer or a finite float."""
 
     def decode(raw: Any) -> float | int:
-        if type(raw) not in (int, float) or not -1e300 < raw < 1e300:
-            raise ValueError("not a finite number")
-        return raw
+        if (type(raw) is int or type(raw) is float) and -1e300 < raw < 1e300:
+            return raw
+        raise ValueError("not a finite number")
 
-    return Kind("number", decode)
+    return Kind("number", (), decode)
 
 
 def boolean() -> Kind:
@@ -80,10 +82,10 @@ def boolean() -> Kind:
             return raw
         raise ValueError("not true or false")
 
-    return Kind("boolean", decode)
+    return Kind("boolean", (), decode)
 
 
-def text(maximum: int = TEXT_BYTES_MAX) -> Kind:
+def text(maximum: int = TEXT_CHARACTERS_MAX) -> Kind:
     """Text of at most `maximum` characters, each of which UTF-8 can hold."""
 
     def decode(raw: Any) -> str:
@@ -94,7 +96,7 @@ def text(maximum: int = TEXT_BYTES_MAX) -> Kind:
             raw.encode()
         return raw
 
-    return Kind("text", decode)
+    return Kind("text", (maximum,), decode)
 
 
 def pattern(expression: str, what: str, *, empty: bool = False) -> Kind:
@@ -106,7 +108,7 @@ def pattern(expression: str, what: str, *, empty: bool = False) -> Kind:
             return raw
         raise ValueError(f"not {what}")
 
-    return Kind("pattern", decode)
+    return Kind("pattern", (expression, empty), decode)
 
 
 def one_of(*choices: str) -> Kind:
@@ -117,7 +119,7 @@ def one_of(*choices: str) -> Kind:
             raise ValueError(f"not one of {', '.join(choices)}")
         return raw
 
-    return Kind("one_of", decode)
+    return Kind("one_of", choices, decode)
 
 
 def data(maximum: int, *sizes: int) -> Kind:
@@ -128,7 +130,7 @@ def data(maximum: int, *sizes: int) -> Kind:
             raise ValueError(f"not a byte string of {sizes or f'at most {maximum}'} bytes")
         return raw
 
-    return Kind("data", decode)
+    return Kind("data", (maximum, sizes), decode)
 
 
 def nullable(kind: Kind) -> Kind:
@@ -139,12 +141,12 @@ def nullable(kind: Kind) -> Kind:
         return None if raw is None else decode_inner(raw)
 
     if encode_inner is None:
-        return Kind("nullable", decode)
+        return Kind("nullable", (kind,), decode)
 
     def encode(value: Any) -> Any:
         return None if value is None else encode_inner(value)
 
-    return Kind("nullable", decode, encode)
+    return Kind("nullable", (kind,), decode, encode)
 
 
 def list_of(kind: Kind, maximum: int = LIST_ITEMS_MAX) -> Kind:
@@ -157,12 +159,12 @@ def list_of(kind: Kind, maximum: int = LIST_ITEMS_MAX) -> Kind:
         return tuple([decode_inner(item) for item in raw])
 
     if encode_inner is None:
-        return Kind("list_of", decode)
+        return Kind("list_of", (kind, maximum), decode)
 
     def encode(value: Any) -> Any:
         return [encode_inner(item) for item in value]
 
-    return Kind("list_of", decode, encode)
+    return Kind("list_of", (kind, maximum), decode, encode)
 
 
 def row(*kinds: Kind) -> Kind:
@@ -177,7 +179,7 @@ def row(*kinds: Kind) -> Kind:
         return tuple([decoder(item) for decoder, item in zip(decoders, raw, strict=True)])
 
     if not any(encoders):
-        return Kind("row", decode)
+        return Kind("row", kinds, decode)
 
     def encode(value: Any) -> Any:
         return [
@@ -185,7 +187,7 @@ def row(*kinds: Kind) -> Kind:
             for encoder, item in zip(encoders, value, strict=True)
         ]
 
-    return Kind("row", decode, encode)
+    return Kind("row", kinds, decode, encode)
 
 
 def ranges(maximum: int = RANGES_MAX) -> Kind:
@@ -206,19 +208,20 @@ def ranges(maximum: int = RANGES_MAX) -> Kind:
             end = high
         return tuple(found)
 
-    return Kind("ranges", decode)
+    return Kind("ranges", (maximum,), decode)
 
 
 def text_map(maximum: int = 64, value: Kind | None = None) -> Kind:
     """A map of short texts to texts (or to another kind)."""
-    decode_key, decode_value = text(64).decode, (value or text(256)).decode
+    value = text(256) if value is None else value
+    decode_key, decode_value = text(64).decode, value.decode
 
     def decode(raw: Any) -> dict[str, Any]:
         if type(raw) is not dict or len(raw) > maximum:
             raise ValueError(f"not a map of at most {maximum}")
         return {decode_key(key): decode_value(item) for key, item in raw.items()}
 
-    return Kind("text_map", decode)
+    return Kind("text_map", (maximum, value), decode)
 
 
 def name_or_version() -> Kind:
@@ -233,10 +236,10 @@ def name_or_version() -> Kind:
                 return (name, version)
         raise ValueError("not a SHA-256 or [name, version]")
 
-    return Kind("name_or_version", decode)
+    return Kind("name_or_version", (), decode)
 
 
 def record(message_class: type, table: Callable[[type], Any]) -> Kind:
     """A map that is a dataclass of its own; `table` gives the codec's functions for it."""
     found = table(message_class)
-    return Kind("record", found.decode_map, found.encode_map)
+    return Kind("record", (message_class,), found.decode_map, found.encode_map)

@@ -30,7 +30,7 @@ __all__ = [
     "REPEAT_AFTER_MS",
     "REPEAT_AFTER_MS_MAX",
     "TASK_CALLS_MAX",
-    "TEXT_BYTES_MAX",
+    "TEXT_CHARACTERS_MAX",
     "UNFINISHED_PART_BYTES_MAX",
     "WAIT_MS_DEFAULT",
 ]
@@ -77,7 +77,8 @@ TASK_CALLS_MAX = 2**32 - 1
 RANGES_MAX = 4_096
 """Ranges in one list of a message; a longer list is cut and the rest follows."""
 LIST_ITEMS_MAX = 4_096
-TEXT_BYTES_MAX = 4_096
+TEXT_CHARACTERS_MAX = 4_096
+"""Of a text that has no limit of its own."""
 LOG_LINE_BYTES_MAX = 8 * 1024
 """A longer line of a task's output is cut, and says so."""
 
