@@ -1,8 +1,7 @@
 """Functions' code by content: asked of clients, kept, handed to devices, never read."""
 
-from forage_controller.core.commands import CodeLoaded, LoadCode
 from forage_controller.core.effects import Effects
-from forage_controller.core.operations import SaveCode
+from forage_controller.core.operations import CodeLoaded, LoadCode, SaveCode
 from forage_controller.core.state import Client, Device
 from forage_wire.messages import Code, NeedCode
 

@@ -148,7 +148,6 @@ class Task:
     collected: RangeSet = field(default_factory=RangeSet)
     done: RangeSet = field(default_factory=RangeSet)
     """Settled or collected: not to be run again."""
-    cancelled: RangeSet = field(default_factory=RangeSet)
     started: dict[int, int] = field(default_factory=dict)
     """Call reported started -> its assignment, until it is done or assigned again."""
     lost_on: dict[int, list[str]] = field(default_factory=dict)
@@ -159,6 +158,10 @@ class Task:
     attempts: deque[Attempt] = field(default_factory=deque)
     assigned: int = 0
     """Assignments made so far."""
+    told: RangeSet = field(default_factory=RangeSet)
+    """Committed calls that the client was told of, as it had not collected them."""
+    settled_due_ms: int | None = None
+    """When it is told next."""
     failed: int = 0
     devices: dict[str, int] = field(default_factory=dict)
     """Device -> calls whose outcomes came from it."""
