@@ -233,7 +233,7 @@ class Ledger:
         for low, high in settled:
             new.update(task.done.missing(low, high))
         if new:
-            self._settle(task, outcomes, device.name, new, now_ms)
+            self._settle(task, outcomes, device.name, new)
         if opened is not None:
             self._assignments.reported(opened, outcomes.ranges, now_ms)
         for pending in again:
@@ -294,9 +294,7 @@ class Ledger:
             )
         )
 
-    def _settle(
-        self, task: Task, outcomes: OutcomeSet, device: str, new: RangeSet, now_ms: int
-    ) -> None:
+    def _settle(self, task: Task, outcomes: OutcomeSet, device: str, new: RangeSet) -> None:
         ranges = new.freeze()
         errors = [index for index, _reason, final in outcomes.errors if final and index in new]
         task.failed += len(errors)
@@ -416,10 +414,10 @@ class Ledger:
                         errors=tuple([(index, reason, True) for index in range(first, end)]),
                         data=cbor2.dumps([item] * (end - first)),
                     )
-                    self._make(task, made, now_ms)
+                    self._make(task, made)
         self.release_if_over(task, now_ms)
 
-    def _make(self, task: Task, made: OutcomeSet, now_ms: int) -> None:
+    def _make(self, task: Task, made: OutcomeSet) -> None:
         task.failed += len(made.errors)
         self._mark_settled(task, made.ranges, len(made.data))
         self._effects.save(
@@ -615,8 +613,10 @@ class Ledger:
             cut: list[tuple[int, Ranges]] = []
             for number, ranges in rows.items():
                 frozen = ranges.freeze()
-                for at in range(0, len(frozen), RANGES_MAX):
-                    cut.append((number, frozen[at : at + RANGES_MAX]))
+                cut.extend(
+                    (number, frozen[at : at + RANGES_MAX])
+                    for at in range(0, len(frozen), RANGES_MAX)
+                )
             found.append((device, cut))
         self.acknowledge = {}
         return found

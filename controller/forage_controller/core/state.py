@@ -44,7 +44,7 @@ class Device:
     """Code sent to this session."""
     candidate: str = ""
     """Another start under the same name, while the current one is asked for a sign of life."""
-    candidate_until_ms: int = 0
+    candidate_until_ms: int | None = None
     refusing_until_ms: int = 0
     """It refused work as full: nothing more until then."""
     free_since_ms: int | None = None
@@ -82,7 +82,10 @@ class Client:
     acknowledged: list[tuple[str, int]] = field(default_factory=list)
     """Pages committed in this batch, to be told in one message."""
     released: list[str] = field(default_factory=list)
-    minor_refused: bool = False
+    minor: int = 0
+    greeted: str = ""
+    """The controller session that its last hello named ("" while it did not know ours)."""
+    told_minor: bool = False
 
 
 @dataclass(slots=True, eq=False)

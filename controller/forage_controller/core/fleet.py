@@ -1,0 +1,420 @@
+"""The devices: which session of each is current, and whether it is alive.
+
+Two detectors of death: the will, within milliseconds where a process dies, and silence, where
+a machine freezes or a cable is cut. Silence counts only while we listened. A retained word is
+nobody's sign of life: a session gets work once it has answered `report` with its inventory.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable
+
+from forage_controller.core.config import CoreConfig
+from forage_controller.core.effects import Effects
+from forage_controller.core.sessions import is_newer, start_of
+from forage_controller.core.state import Device
+from forage_wire.codec import encode, encode_json
+from forage_wire.limits import DEVICE_WINDOW, PACKET_BYTES_MAX
+from forage_wire.link import Link
+from forage_wire.messages import (
+    DeviceCapabilities,
+    DeviceLoad,
+    DevicePresence,
+    DeviceRefused,
+    DeviceVerdict,
+    Report,
+)
+from forage_wire.topics import Topics
+
+__all__ = ["Fleet"]
+
+_DETECT_LOOPBACK_MS = 500
+_DETECT_MS = 15_000
+_BEATS_PER_S = 1_000
+"""All devices' beats together stay below this."""
+_CANDIDATE_MS = 1_000
+
+
+class Fleet:
+    """Every device ever heard, its session, its link and our verdict on it.
+
+    `on_gone(device, why, now_ms)` is told when a device's work is to go elsewhere,
+    `on_changed(device)` when it may or may not take work any more.
+    """
+
+    def __init__(
+        self,
+        config: CoreConfig,
+        effects: Effects,
+        topics: Topics,
+        on_gone: Callable[[Device, str, int], None],
+        on_changed: Callable[[Device], None],
+    ) -> None:
+        self._config = config
+        self._effects = effects
+        self._topics = topics
+        self._on_gone = on_gone
+        self._on_changed = on_changed
+        self.devices: dict[str, Device] = {}
+        self.session = ""
+        """Our own; "" while we are not active."""
+        self.epoch = 0
+        self.busy = 0
+        """Devices that hold work now."""
+        self.alive = 0
+        self._listening_since_ms = 0
+        self._checks: list[tuple[int, str]] = []
+        self._gone: deque[tuple[int, str]] = deque()
+        self._held: dict[str, str] = {}
+        self._storm_until_ms: int | None = None
+
+    # -- time -------------------------------------------------------------------------------
+
+    def detect_ms(self, device: Device) -> int:
+        """Effective detection time of a device: a busy one is dead after this much silence."""
+        base = self._config.detect_ms
+        if base is None:
+            near = device.capabilities is not None and _is_loopback(device.capabilities.broker)
+            base = _DETECT_LOOPBACK_MS if near else _DETECT_MS
+        return max(base, 4 * self.busy * 1_000 // _BEATS_PER_S)
+
+    def spread_ms(self) -> int:
+        """Over how long devices and clients spread their first reconnect."""
+        return max(self._config.reconnect_spread_ms, len(self.devices) * 1_000 // 500)
+
+    def listen_from(self, now_ms: int) -> None:
+        """Silence before this does not count: we were not there to hear."""
+        self._listening_since_ms = max(self._listening_since_ms, now_ms)
+
+    def _silent_since_ms(self, device: Device) -> int:
+        return max(device.heard_ms, self._listening_since_ms, device.busy_since_ms)
+
+    def _patience_ms(self, device: Device) -> int:
+        if device.assignments:
+            return self.detect_ms(device)
+        return self._config.limits.idle_load_ms * 7 // 2
+
+    def watch(self, device: Device) -> None:
+        """See to it that a device's silence is looked at in time."""
+        if device.verdict == "dead":
+            return
+        patience = self._patience_ms(device)
+        if device.verdict == "alive":
+            patience //= 2
+        due = self._silent_since_ms(device) + patience
+        if device.check_ms is None or due < device.check_ms:
+            device.check_ms = due
+            heapq.heappush(self._checks, (due, device.name))
+
+    def next_wakeup_ms(self) -> int | None:
+        """When `check` has something to do."""
+        due = self._checks[0][0] if self._checks else None
+        if self._storm_until_ms is not None:
+            due = self._storm_until_ms if due is None else min(due, self._storm_until_ms)
+        return due
+
+    def check(self, now_ms: int) -> None:
+        """Judge the silence of devices whose time has come."""
+        while self._checks and self._checks[0][0] <= now_ms:
+            due, name = heapq.heappop(self._checks)
+            device = self.devices[name]
+            if device.check_ms != due:
+                continue
+            device.check_ms = None
+            self._judge(device, now_ms)
+            self._decide_candidate(device, now_ms)
+            self.watch(device)
+            if device.candidate_until_ms is not None:
+                self._check_at(device, device.candidate_until_ms)
+        if self._storm_until_ms is not None and now_ms >= self._storm_until_ms:
+            self._end_storm(now_ms)
+
+    def _check_at(self, device: Device, due_ms: int) -> None:
+        if device.check_ms is None or due_ms < device.check_ms:
+            device.check_ms = due_ms
+            heapq.heappush(self._checks, (due_ms, device.name))
+
+    def _judge(self, device: Device, now_ms: int) -> None:
+        if device.verdict == "dead":
+            return
+        silent_ms = now_ms - self._silent_since_ms(device)
+        patience = self._patience_ms(device)
+        if silent_ms >= patience:
+            self._lost(device, f"silent for {silent_ms} ms", now_ms)
+        elif silent_ms >= patience // 2:
+            self._set_verdict(device, "suspect", f"silent for {silent_ms} ms", now_ms)
+        elif (
+            device.assignments
+            and device.reported_ms is not None
+            and now_ms - device.reported_ms >= self._config.limits.report_every_ms
+        ):
+            self.report(device, now_ms)
+
+    # -- what devices say -------------------------------------------------------------------
+
+    def device(self, name: str) -> Device:
+        """The device of a name, made when it is first heard of."""
+        device = self.devices.get(name)
+        if device is None:
+            device = self.devices[name] = Device(name=name)
+        return device
+
+    def on_presence(self, name: str, presence: DevicePresence, retain: bool, now_ms: int) -> None:
+        """A device's own word, or its will's."""
+        device = self.device(name)
+        if presence.state in ("lost", "offline"):
+            if presence.session == device.session and device.verdict != "dead":
+                why = "its connection broke" if presence.state == "lost" else "it said goodbye"
+                device.state = presence.state
+                if presence.state == "lost":
+                    self._lost(device, why, now_ms)
+                else:
+                    self._gone_now(device, why, now_ms)
+            elif not device.session:
+                device.session = presence.session
+                device.state = presence.state
+                device.why = "it said goodbye" if presence.state == "offline" else "lost"
+            return
+        if not self._speaks(device, presence.session, retain, now_ms):
+            return
+        if device.state != presence.state:
+            device.state = presence.state
+            self._on_changed(device)
+        if not retain:
+            self._heard(device, now_ms)
+
+    def on_capabilities(self, name: str, capabilities: DeviceCapabilities) -> None:
+        """What a device is and has."""
+        device = self.device(name)
+        if device.session and start_of(capabilities.session) != start_of(device.session):
+            return
+        device.capabilities = capabilities
+        if device.link is not None:
+            device.link.packet_bytes_max = min(
+                capabilities.packet_bytes_max, self._config.packet_bytes_max
+            )
+        self._on_changed(device)
+
+    def on_load(self, name: str, load: DeviceLoad, retain: bool, now_ms: int) -> None:
+        """How busy a device is."""
+        device = self.device(name)
+        if load.session != device.session:
+            return
+        if device.load is None or load.seq > device.load.seq or device.load.session != load.session:
+            device.load = load
+        if not retain:
+            self._heard(device, now_ms)
+
+    def on_message(self, name: str, session: str, now_ms: int) -> Device | None:
+        """A device sent a message from `session`; None where that is not its current one."""
+        device = self.device(name)
+        if not self._speaks(device, session, False, now_ms):
+            return None
+        self._heard(device, now_ms)
+        return device
+
+    def on_inventory(self, device: Device) -> None:
+        """The current session answered: it may get work, and a candidate may not have its name."""
+        if device.candidate:
+            self._refuse_candidate(device)
+        if not device.verified:
+            device.verified = True
+            self._on_changed(device)
+
+    def _speaks(self, device: Device, session: str, retain: bool, now_ms: int) -> bool:
+        """Whether `session` is (now) the device's current one."""
+        if session == device.session:
+            return True
+        if not device.session or is_newer(session, device.session):
+            self._take_session(device, session, now_ms)
+            return True
+        if start_of(session) == start_of(device.session):
+            return False
+        if device.verdict == "dead" and not device.assignments:
+            self._take_session(device, session, now_ms)
+            return True
+        if device.verdict == "dead":
+            self._gone_for_good(device, "it was started anew", now_ms)
+            self._take_session(device, session, now_ms)
+            return True
+        if not retain and session != device.candidate:
+            self._new_candidate(device, session, now_ms)
+        return False
+
+    def _take_session(self, device: Device, session: str, now_ms: int) -> None:
+        device.session = session
+        device.link = None
+        device.verified = False
+        device.reported_ms = None
+        device.codes = {}
+        device.state = "online"
+        device.load = None
+        device.candidate = ""
+        device.candidate_until_ms = None
+        for opened in device.assignments.values():
+            opened.session = session
+            opened.trim_to = None
+        self._on_changed(device)
+        self.report(device, now_ms)
+
+    def _heard(self, device: Device, now_ms: int) -> None:
+        device.heard_ms = now_ms
+        if device.verdict == "alive":
+            return
+        was_dead = device.verdict == "dead"
+        if was_dead and device.state in ("lost", "offline"):
+            device.state = "online"
+        self._set_verdict(device, "alive", "heard", now_ms)
+        if was_dead:
+            self._held.pop(device.name, None)
+            device.verified = False
+            self.report(device, now_ms)
+        self.watch(device)
+
+    def report(self, device: Device, now_ms: int) -> None:
+        """Ask a device's session for its inventory."""
+        if not self.session or not device.session:
+            return
+        if device.link is None:
+            limit = (
+                device.capabilities.packet_bytes_max if device.capabilities else PACKET_BYTES_MAX
+            )
+            device.link = Link(
+                session=device.session,
+                controller=self.session,
+                epoch=self.epoch,
+                topic=self._topics.inbox(device.name),
+                window=DEVICE_WINDOW,
+                packet_bytes_max=min(limit, self._config.packet_bytes_max),
+            )
+        device.reported_ms = now_ms
+        device.link.send(Report())
+
+    # -- two of one name --------------------------------------------------------------------
+
+    def _new_candidate(self, device: Device, session: str, now_ms: int) -> None:
+        device.candidate = session
+        device.candidate_until_ms = now_ms + min(_CANDIDATE_MS, self.detect_ms(device))
+        self._effects.note(
+            "warning", f"two devices of one name device={device.name}: asking the first"
+        )
+        self.report(device, now_ms)
+        self._check_at(device, device.candidate_until_ms)
+
+    def _refuse_candidate(self, device: Device) -> None:
+        where = device.capabilities.address if device.capabilities else ""
+        refused = DeviceRefused(
+            reason=f"another device named {device.name} is at work: give this one another --name",
+            address=where,
+        )
+        self._effects.publish(
+            self._topics.inbox(device.name),
+            encode(refused, session=device.candidate, controller=self.session, epoch=self.epoch),
+        )
+        self._effects.note(
+            "warning", f"refused a second device={device.name} session={device.candidate}"
+        )
+        device.candidate = ""
+        device.candidate_until_ms = None
+
+    def _decide_candidate(self, device: Device, now_ms: int) -> None:
+        if device.candidate_until_ms is None or now_ms < device.candidate_until_ms:
+            return
+        session = device.candidate
+        self._gone_for_good(device, "it was started anew", now_ms)
+        self._take_session(device, session, now_ms)
+        self._heard(device, now_ms)
+
+    # -- death ------------------------------------------------------------------------------
+
+    def _lost(self, device: Device, why: str, now_ms: int) -> None:
+        """A device went without a word: dead, unless so many go at once that it is the network."""
+        window = self.detect_ms(device)
+        fleet = self.alive
+        self._gone.append((now_ms, device.name))
+        while self._gone[0][0] < now_ms - window:
+            self._gone.popleft()
+        fleet = max(fleet, self.alive + len(self._gone) - 1)
+        limits = self._config.limits
+        if fleet >= limits.storm_devices and 4 * len(self._gone) >= fleet:
+            if self._storm_until_ms is None:
+                self._effects.note(
+                    "warning",
+                    f"{len(self._gone)} of {fleet} devices gone within {window} ms: "
+                    "taken for the network's fault, their work is held for one window",
+                )
+            self._storm_until_ms = now_ms + window
+            self._held[device.name] = why
+            self._die(device, why, now_ms)
+            return
+        self._gone_now(device, why, now_ms)
+
+    def _die(self, device: Device, why: str, now_ms: int) -> None:
+        device.link = None
+        device.verified = False
+        self._set_verdict(device, "dead", why, now_ms)
+
+    def _gone_now(self, device: Device, why: str, now_ms: int) -> None:
+        self._die(device, why, now_ms)
+        self._on_gone(device, why, now_ms)
+
+    def _gone_for_good(self, device: Device, why: str, now_ms: int) -> None:
+        """A start is over: nothing of it will be heard again."""
+        self._held.pop(device.name, None)
+        self._gone_now(device, why, now_ms)
+
+    def _end_storm(self, now_ms: int) -> None:
+        self._storm_until_ms = None
+        held, self._held = self._held, {}
+        for name, why in held.items():
+            device = self.devices[name]
+            if device.verdict == "dead":
+                self._on_gone(device, why, now_ms)
+
+    def _set_verdict(self, device: Device, verdict: str, why: str, now_ms: int) -> None:
+        if device.verdict == verdict:
+            return
+        self.alive += (verdict != "dead") - (device.verdict != "dead")
+        device.verdict, device.why = verdict, why
+        level = "info" if verdict == "alive" else "warning"
+        self._effects.note(level, f"device={device.name} is {verdict}: {why}")
+        document = DeviceVerdict(
+            verdict=verdict, why=why, since_s=max(0, now_ms - device.heard_ms) // 1_000
+        )
+        self._effects.publish(
+            self._topics.verdict(self._config.name, device.name),
+            encode_json(document),
+            retain=True,
+        )
+        self._on_changed(device)
+
+    # -- our own connection -----------------------------------------------------------------
+
+    def connected(self, session: str, epoch: int, now_ms: int) -> None:
+        """We are active under `session`: ask every session we know for its inventory."""
+        self.session = session
+        self.epoch = epoch
+        self.listen_from(now_ms + self.spread_ms() + self._config.limits.first_suspicion_ms)
+        for device in self.devices.values():
+            device.link = None
+            device.verified = False
+            device.codes = {}
+            for opened in device.assignments.values():
+                opened.trim_to = None
+            if device.session and device.state not in ("lost", "offline"):
+                self.report(device, now_ms)
+            self.watch(device)
+
+    def disconnected(self) -> None:
+        """We hear nobody: nobody is suspected until we are back."""
+        self.session = ""
+        for device in self.devices.values():
+            device.link = None
+            device.verified = False
+            self._on_changed(device)
+
+
+def _is_loopback(broker: str) -> bool:
+    """Whether a broker's address, as a device sees it, is on the device itself."""
+    host = broker.rpartition("//")[2].rpartition("@")[2]
+    return host.startswith(("127.", "localhost", "[::1]", "::1"))
