@@ -31,7 +31,7 @@ not subclasses, order of maps, no two references to one mutable container):
     code blob        bytes holding one CBOR map (module `shipping`)
 
 **Names.** `calls`: `encode_call`, `decode_call`, `encode_outcome_value`,
-`decode_outcome_item`. `shipping`: `ship`, `FunctionCache`. `loading`: `load`. `failures`:
+`decode_outcome_item`. `shipping`: `ship`. `function_cache`: `FunctionCache`. `loading`: `load`. `failures`:
 `encode_error`, `rebuild_error`. System-made errors have a module without users' bytes,
 `forage_wire.system_errors`, so that cores can make them too.
 """
@@ -49,8 +49,9 @@ from forage_wire.values.calls import (
     encode_outcome_value,
 )
 from forage_wire.values.failures import RemoteTraceback, encode_error, rebuild_error
+from forage_wire.values.function_cache import FunctionCache
 from forage_wire.values.loading import load
-from forage_wire.values.shipping import FunctionCache, ShippedFunction, ship
+from forage_wire.values.shipping import ShippedFunction, ship
 
 __all__ = [
     "KIND_PLAIN",

@@ -1,7 +1,24 @@
 """Calls and outcomes: (args, kwargs) and values to bytes and back, each in its best kind."""
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from struct import Struct
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import cbor2
+
+from forage_wire.errors import DecodeError, NotSerializable, VersionMismatch
+from forage_wire.values.exact import (
+    SCALARS,
+    NotExact,
+    WireForm,
+    check_plain,
+    encode_wire,
+    restore,
+)
+from forage_wire.values.pickles import PYTHON, Pickled, describe, dump, load_pickle
+
+if TYPE_CHECKING:
+    from forage_wire.values.shipping import ShippedFunction
 
 __all__ = [
     "KIND_CBOR",
@@ -22,6 +39,9 @@ KIND_PICKLE: Final = 2
 KIND_CODE: Final = 3
 KIND_HANDLE: Final = 4
 
+_dumps: Final[Callable[[Any], bytes]] = cbor2.dumps
+_loads = cbor2.loads
+
 
 class Outcome(NamedTuple):
     """What a call came to: a value (`ok`), or the error map for `rebuild_error`."""
@@ -30,10 +50,53 @@ class Outcome(NamedTuple):
     value: Any
 
 
+# -- short calls and values of the commonest types, written without cbor2 -------------------------
+
+_SMALL_MIN: Final = -256
+_SMALL_END: Final = 1_024
+_SMALL: Final[list[bytes]] = [_dumps(number) for number in range(_SMALL_MIN, _SMALL_END)]
+_SHORT_TEXT: Final = 256
+_TEXT_HEADS: Final[list[bytes]] = [
+    _dumps("x" * length)[: -length or None] for length in range(_SHORT_TEXT)
+]
+_ARGS_HEADS: Final = [_dumps([KIND_PLAIN, [0] * count])[: -count or None] for count in range(9)]
+_VALUE_HEAD: Final = _dumps([None])[:-1]
+_CONSTANTS: Final[dict[bool | None, bytes]] = {None: b"\xf6", True: b"\xf5", False: b"\xf4"}
+_pack_float: Final[Callable[[int, float], bytes]] = Struct(">Bd").pack
+_INT_MIN: Final = -(2**64)
+_INT_END: Final = 2**64
+
+
+def _short(value: Any) -> bytes | None:
+    """The CBOR of a short scalar, byte for byte as cbor2 writes it; None of anything else."""
+    kind = type(value)
+    if kind is int:
+        if _SMALL_MIN <= value < _SMALL_END:
+            return _SMALL[value - _SMALL_MIN]
+        if _INT_MIN <= value < _INT_END:
+            long: bytes = _dumps(value)
+            return long
+    elif kind is str:
+        try:
+            data: bytes = value.encode()
+        except UnicodeEncodeError:
+            return None
+        if len(data) < _SHORT_TEXT:
+            return _TEXT_HEADS[len(data)] + data
+    elif kind is float:
+        # Not so infinities and NaN, whose difference is NaN.
+        if value - value == 0.0:
+            return _pack_float(0xFB, value)
+    elif value is None or value is True or value is False:
+        return _CONSTANTS[value]
+    return None
+
+
 def encode_call(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     function: Callable[..., Any] | None = None,
+    shipped: "ShippedFunction | None" = None,
 ) -> bytes:
     """The call body for these arguments.
 
@@ -41,11 +104,80 @@ def encode_call(
         args: Positional arguments.
         kwargs: Keyword arguments.
         function: Names the parameters in errors; not otherwise used.
+        shipped: What the call is for: modules that it brings are not sent with the arguments.
 
     Raises:
         NotSerializable: An argument cannot travel; the message names it.
     """
-    raise NotImplementedError
+    if not kwargs and len(args) < len(_ARGS_HEADS):
+        chunks = [_ARGS_HEADS[len(args)]]
+        for value in args:
+            chunk = _short(value)
+            if chunk is None:
+                break
+            chunks.append(chunk)
+        else:
+            return b"".join(chunks)
+    form = WireForm()
+    try:
+        wire: list[Any] = [KIND_PLAIN, [form.of(value) for value in args]]
+        if kwargs:
+            wire.append({name: form.of(value) for name, value in kwargs.items()})
+        if form.tagged:
+            wire[0] = KIND_CBOR
+        return encode_wire(wire, form.bulk)
+    except (NotExact, UnicodeEncodeError):
+        pickled = _dump_arguments(args, kwargs, function, shipped)
+    if pickled.code:
+        return _dumps([KIND_CODE, pickled.data, PYTHON])
+    return _dumps([KIND_PICKLE, pickled.data])
+
+
+def _dump_arguments(
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    function: Callable[..., Any] | None,
+    shipped: "ShippedFunction | None",
+) -> Pickled:
+    known = frozenset() if shipped is None else shipped.modules
+    try:
+        return dump((args, kwargs), known)
+    # Pickling runs users' code (__reduce__, __getstate__), which may raise anything.
+    except Exception as error:
+        whole = error
+    for position, value in enumerate(args, 1):
+        _check_argument(value, position, _parameter_name(function, position))
+    for name, value in kwargs.items():
+        _check_argument(value, 0, name)
+    raise NotSerializable(f"the arguments cannot be pickled: {whole}") from whole
+
+
+def _check_argument(value: Any, position: int, name: str) -> None:
+    try:
+        dump(value, frozenset())
+    except Exception as error:
+        what = f"argument {position} (" if position else "the argument ("
+        named = f"`{name}`, " if name else ""
+        raise NotSerializable(
+            f"{what}{named}{describe(value)}) cannot be pickled: {error}"
+        ) from error
+
+
+def _parameter_name(function: Callable[..., Any] | None, position: int) -> str:
+    if function is None:
+        return ""
+    import inspect
+
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return ""
+    for index, parameter in enumerate(parameters, 1):
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            return f"*{parameter.name}"
+        if index == position:
+            return parameter.name
+    return ""
 
 
 def decode_call(body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -55,7 +187,38 @@ def decode_call(body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         DecodeError: Not a call body, or its pickle cannot be loaded here (says why).
         VersionMismatch: It holds code of another Python minor.
     """
-    raise NotImplementedError
+    try:
+        raw = _loads(body)
+    # Hostile bytes make cbor2 raise many things, also RecursionError and MemoryError.
+    except Exception as error:
+        raise DecodeError(f"a call is not CBOR: {type(error).__name__}") from None
+    if type(raw) is not list or not 2 <= len(raw) <= 3:
+        raise DecodeError("a call is not [kind, arguments, …]")
+    kind, args = raw[0], raw[1]
+    if type(kind) is not int:
+        raise DecodeError("a call's kind is not an integer")
+    if kind in (KIND_PLAIN, KIND_CBOR):
+        kwargs = raw[2] if len(raw) == 3 else {}
+        if type(args) is not list or type(kwargs) is not dict:
+            raise DecodeError("a call's arguments are not an array and a map")
+        if kwargs and not set(map(type, kwargs)) <= {str}:
+            raise DecodeError("a call's keyword is not text")
+        if kind == KIND_CBOR:
+            args, kwargs = restore([args, kwargs])
+        elif not SCALARS.issuperset(map(type, args)) or kwargs:
+            check_plain(raw[1:])
+        return tuple(args), kwargs
+    if not (kind == KIND_PICKLE and len(raw) == 2) and not (kind == KIND_CODE and len(raw) == 3):
+        raise DecodeError(f"a call of the unknown kind {kind}")
+    value = load_pickle(args, raw[2] if kind == KIND_CODE else None, "the arguments")
+    if type(value) is not tuple or len(value) != 2:
+        raise DecodeError("a call's pickle is not (args, kwargs)")
+    args, kwargs = value
+    if type(args) is not tuple or type(kwargs) is not dict:
+        raise DecodeError("a call's pickle is not (args, kwargs)")
+    if not set(map(type, kwargs)) <= {str}:
+        raise DecodeError("a call's keyword is not text")
+    return args, kwargs
 
 
 def encode_outcome_value(value: Any, *, client_python: str = "") -> bytes:
@@ -69,7 +232,30 @@ def encode_outcome_value(value: Any, *, client_python: str = "") -> bytes:
         NotSerializable: It cannot travel.
         VersionMismatch: It holds code, and the client's Python minor is another; names the class.
     """
-    raise NotImplementedError
+    chunk = _short(value)
+    if chunk is not None:
+        return _VALUE_HEAD + chunk
+    form = WireForm()
+    try:
+        wire = form.of(value)
+        return encode_wire([KIND_CBOR, wire] if form.tagged else [wire], form.bulk)
+    except (NotExact, UnicodeEncodeError):
+        pass
+    try:
+        pickled = dump(value, frozenset())
+    except Exception as error:
+        raise NotSerializable(
+            f"the result, {describe(value)}, cannot be pickled: {error}"
+        ) from error
+    if not pickled.code:
+        return _dumps([KIND_PICKLE, pickled.data])
+    if client_python and client_python != PYTHON:
+        raise VersionMismatch(
+            f"the result holds the code of {pickled.code[0]}, which ties it to Python {PYTHON}, "
+            f"and the client is Python {client_python}: return plain values, or move "
+            f"{pickled.code[0]} into a module of its own, which travels as text"
+        )
+    return _dumps([KIND_CODE, pickled.data, PYTHON])
 
 
 def decode_outcome_item(item: object) -> Outcome:
@@ -79,4 +265,21 @@ def decode_outcome_item(item: object) -> Outcome:
         DecodeError: Not an outcome item, or its pickle cannot be loaded here.
         VersionMismatch: It holds code of another Python minor.
     """
-    raise NotImplementedError
+    if type(item) is list:
+        length = len(item)
+        if length == 1:
+            value = item[0]
+            if type(value) not in SCALARS:
+                check_plain(value)
+            return Outcome(True, value)
+        if length and type(item[0]) is int:
+            kind = item[0]
+            if kind == KIND_CBOR and length == 2:
+                return Outcome(True, restore(item[1]))
+            if kind == KIND_PICKLE and length == 2:
+                return Outcome(True, load_pickle(item[1], None, "the result"))
+            if kind == KIND_CODE and length == 3:
+                return Outcome(True, load_pickle(item[1], item[2], "the result"))
+    elif type(item) is dict:
+        return Outcome(False, item)
+    raise DecodeError("not an outcome item")

@@ -1,10 +1,38 @@
-"""How a function is made ready to travel: as source where it can, as a pickle where it cannot."""
+"""How a function is made ready to travel: as source where it can, as a pickle where it cannot.
 
+A code blob is a CBOR map:
+
+    modules: [[name, path, is_package, text, preamble, key], …]   users' modules, by name
+    entry:   [module, dotted path]      source: where the function is, once they are imported
+    pickle:  bytes                      or a pickle of it (cloudpickle, protocol 5)
+    why:     text                       with a pickle: why it is none of source's
+
+A function of a user's module travels as that module's whole text, with the users' modules
+that it imports. A function of `__main__` travels as text cut out of the script (module
+`extraction`). What devices have themselves is only named. Everything else is pickled; where
+that pickle holds no code (a bound method of an object of a user's module, a partial of
+`math.pow`) it is as good as source: no Python minor is tied to it.
+"""
+
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import sha256
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any, Final, Literal, NamedTuple
 
-__all__ = ["FunctionCache", "ShippedFunction", "ship"]
+import cbor2
+
+from forage_wire.errors import NotSerializable
+from forage_wire.limits import CALL_BYTES_MAX
+from forage_wire.values.modules import ModuleText, attribute_of
+from forage_wire.values.pickles import PYTHON, describe, dump
+from forage_wire.values.user_modules import closure_of, is_on_devices, user_file
+
+__all__ = ["Plan", "ShippedFunction", "carry_out", "global_names", "plan", "ship"]
+
+_MINOR_HERE: Final = sys.version_info[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +47,7 @@ class ShippedFunction:
         python_min: The lowest minor (11 = 3.11) that can load it.
         name: For people: "helpers.resize".
         reason_not_source: Why it goes as a pickle, as a clause ("it is a lambda"); else empty.
+        modules: (name, key) of each user's module in the blob.
     """
 
     hash: bytes
@@ -28,6 +57,21 @@ class ShippedFunction:
     python_min: int
     name: str
     reason_not_source: str
+    modules: frozenset[tuple[str, bytes]] = field(default=frozenset(), repr=False)
+
+
+class Plan(NamedTuple):
+    """How a function will travel, found once; carried out for each copy of its state.
+
+    Attributes:
+        entry: (module, dotted path) in source mode; None of a pickle.
+        modules: The users' modules that source mode brings.
+        reason: Why it is a pickle; empty in source mode.
+    """
+
+    entry: tuple[str, str] | None
+    modules: list[ModuleText]
+    reason: str
 
 
 def ship(function: Callable[..., Any]) -> ShippedFunction:
@@ -36,15 +80,205 @@ def ship(function: Callable[..., Any]) -> ShippedFunction:
     Raises:
         NotSerializable: Something that it needs cannot travel; names it.
     """
-    raise NotImplementedError
+    return carry_out(function, plan(function))
 
 
-class FunctionCache:
-    """Shipped functions, reused while nothing that they depend on can have changed.
+def plan(function: Callable[..., Any]) -> Plan:
+    """Find out how a function will travel."""
+    # Imported here: a worker ships nothing, and does not pay for a parser.
+    from forage_wire.values.extraction import NotSource, extract, unwrapped
 
-    Holds functions weakly. Safe for use by several threads.
-    """
+    try:
+        module, path = _place(function, unwrapped)
+        if module != "__main__":
+            if is_on_devices(module):
+                return Plan((module, path), [], "")
+            modules = closure_of([module])
+            _check_text(function, module)
+            return Plan((module, path), modules, "")
+        if not isinstance(function, FunctionType):
+            raise NotSource(f"it is {describe(function)} of __main__")
+        return Plan((module, path), extract(function), "")
+    except NotSource as why:
+        return Plan(None, [], str(why))
 
-    def get(self, function: Callable[..., Any]) -> ShippedFunction:
-        """The function as shipped last, or shipped anew where anything in it can have changed."""
-        raise NotImplementedError
+
+def _place(function: Any, unwrapped: Callable[[Any], Any]) -> tuple[str, str]:
+    """The module and the dotted path where a function is found by name. Raises NotSource."""
+    from forage_wire.values.extraction import NotSource
+
+    if isinstance(function, MethodType):
+        raise NotSource("it is a bound method")
+    module = getattr(function, "__module__", None)
+    path = getattr(function, "__qualname__", None)
+    if isinstance(function, BuiltinFunctionType):
+        owner = function.__self__
+        if owner is not None and not isinstance(owner, ModuleType):
+            raise NotSource("it is a bound method")
+        module = owner.__name__ if owner is not None else module
+    if type(module) is not str or type(path) is not str or module not in sys.modules:
+        raise NotSource(f"it is {describe(function)}, which no module has by name")
+    if "<lambda>" in path:
+        raise NotSource("it is a lambda")
+    if "<locals>" in path:
+        raise NotSource("it is defined inside a function")
+    if module != "__main__" and not is_on_devices(module) and user_file(module) is None:
+        raise NotSource(f"the text of its module {module} is not at hand")
+    try:
+        found = attribute_of(sys.modules[module], path)
+    except AttributeError:
+        found = None
+    # A decorator may have left an object of its own under the function's name.
+    for _ in range(16):
+        if found is function:
+            return module, path
+        if found is None or unwrapped(found) is not function:
+            break
+        found, path = found.__wrapped__, f"{path}.__wrapped__"
+    raise NotSource(f"{module}.{path} is not (or no longer) what its name says")
+
+
+def _check_text(function: Any, module: str) -> None:
+    """A module's text on disk must be what runs here. Raises NotSource."""
+    from forage_wire.values.extraction import NotSource, codes_in, same_code
+
+    loader = getattr(getattr(sys.modules[module], "__spec__", None), "loader", None)
+    # pytest rewrites the assertions of test modules: their code is never their text's.
+    if not isinstance(function, FunctionType) or type(loader).__module__.startswith("_pytest."):
+        return
+    file = user_file(module)
+    if file is None or function.__module__ != module:
+        return
+    if function.__globals__ is not sys.modules[module].__dict__:
+        return
+    text = _compiled(file.text, file.path)
+    if text is None:
+        raise NotSource(f"{file.path} has changed since it was imported")
+    code = function.__code__
+    if not any(
+        made.co_qualname == code.co_qualname and same_code(made, code) for made in codes_in(text)
+    ):
+        raise NotSource(f"{file.path} has changed since it was imported")
+    literals = _literals(file.text)
+    for name in global_names(code):
+        if name in literals and repr(literals[name]) != repr(function.__globals__.get(name)):
+            raise NotSource(f"{module}.{name} has another value now than {file.path} gives it")
+
+
+@lru_cache(maxsize=64)
+def _compiled(text: str, path: str) -> CodeType | None:
+    try:
+        return compile(text, path, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):
+        return None
+
+
+@lru_cache(maxsize=64)
+def _literals(text: str) -> dict[str, Any]:
+    """The names that a module gives a literal constant, once and at its top level."""
+    import ast
+
+    found: dict[str, Any] = {}
+    times: dict[str, int] = {}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            times[node.id] = times.get(node.id, 0) + 1
+        elif isinstance(node, ast.Global):
+            times.update((name, 2) for name in node.names)
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target = node.targets[0]
+            if isinstance(target, ast.Name) and isinstance(node.value, ast.Constant):
+                found[target.id] = node.value.value
+    return {name: value for name, value in found.items() if times.get(name) == 1}
+
+
+def carry_out(function: Callable[..., Any], how: Plan) -> ShippedFunction:
+    """Make the blob. Raises NotSerializable."""
+    from forage_wire.values.grammar import MINOR_MIN, lowest_minor
+
+    body: dict[str, Any]
+    code: list[str] = []
+    if how.entry is not None:
+        modules = how.modules
+        body = {"modules": [list(text) for text in modules], "entry": list(how.entry)}
+    else:
+        try:
+            pickled = dump(function)
+        # Pickling runs users' code, which may raise anything.
+        except Exception as error:
+            raise _blame(function, error) from error
+        modules, code = [pickled.modules[name] for name in sorted(pickled.modules)], pickled.code
+        body = {
+            "modules": [list(text) for text in modules],
+            "pickle": pickled.data,
+            "why": how.reason,
+        }
+    blob = cbor2.dumps(body)
+    if len(blob) > CALL_BYTES_MAX:
+        raise NotSerializable(
+            f"the function {_name(function)} is {len(blob)} bytes with all that it needs, above "
+            f"the limit of {CALL_BYTES_MAX}: pass large data as arguments"
+        )
+    lowest = [lowest_minor(part) for text in modules for part in (text.text, text.preamble)]
+    return ShippedFunction(
+        hash=sha256(blob).digest(),
+        blob=blob,
+        form="pickle" if code else "source",
+        python=PYTHON,
+        python_min=_MINOR_HERE if code else max(lowest, default=MINOR_MIN),
+        name=_name(function),
+        reason_not_source=how.reason if code else "",
+        modules=frozenset((text.name, text.key) for text in modules),
+    )
+
+
+def _name(function: Any) -> str:
+    path = getattr(function, "__qualname__", None)
+    module = getattr(function, "__module__", None)
+    if type(path) is not str:
+        return describe(function)
+    return f"{module}.{path}" if type(module) is str and module != "builtins" else path
+
+
+def _blame(function: Any, error: Exception) -> NotSerializable:
+    """Name what in a function cannot be pickled."""
+    for what, value in _parts(function):
+        try:
+            dump(value)
+        except Exception as cause:
+            return NotSerializable(
+                f"the function {_name(function)} cannot travel: {what}, {describe(value)}, "
+                f"cannot be pickled: {cause}"
+            )
+    return NotSerializable(f"the function {_name(function)} cannot travel: {error}")
+
+
+def _parts(function: Any) -> list[tuple[str, Any]]:
+    if isinstance(function, MethodType):
+        return [("its object", function.__self__)]
+    if not isinstance(function, FunctionType):
+        return []
+    code = function.__code__
+    found: list[tuple[str, Any]] = []
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            found.append((f"its variable {name}", cell.cell_contents))
+        except ValueError:
+            continue
+    found += [("a default", value) for value in function.__defaults__ or ()]
+    found += [
+        (f"its global {name}", function.__globals__[name])
+        for name in global_names(code)
+        if name in function.__globals__
+    ]
+    return found
+
+
+def global_names(code: CodeType) -> list[str]:
+    """A superset of the globals that a function's code reads, also in functions within it."""
+    found: dict[str, None] = dict.fromkeys(code.co_names)
+    for constant in code.co_consts:
+        if type(constant) is CodeType:
+            found.update(dict.fromkeys(global_names(constant)))
+    return list(found)
