@@ -1,0 +1,251 @@
+"""What goes wrong, and when: a schedule drawn from the seed, a list that can be cut shorter.
+
+Swarm testing: each seed takes a random few of the kinds, so that rare combinations meet without
+the common ones on top. All faults end before the healing phase begins.
+"""
+
+from dataclasses import dataclass, replace
+from random import Random
+from typing import TYPE_CHECKING
+
+from forage_sim.workload import TaskSpec, draw_task
+
+if TYPE_CHECKING:
+    from forage_sim.nodes import Node
+    from forage_sim.world import World
+
+__all__ = [
+    "CONDITION_KINDS",
+    "KINDS",
+    "DeviceSpec",
+    "Fault",
+    "Plan",
+    "apply_fault",
+    "draw_plan",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One thing that goes wrong."""
+
+    at_ms: int
+    kind: str
+    target: str = ""
+    """A node's name, where the fault is one node's."""
+    duration_ms: int = 0
+    amount: float = 0.0
+    """A probability, a length of time or a count, as the kind says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSpec:
+    """One device of the fleet."""
+
+    slots: int = 1
+    packet_bytes_max: int = 128 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything about a run that is not its random streams."""
+
+    devices: tuple[DeviceSpec, ...] = (DeviceSpec(), DeviceSpec())
+    clients: tuple[tuple[TaskSpec, ...], ...] = ()
+    faults: tuple[Fault, ...] = ()
+    safety_ms: int = 10_000
+    """When the faults are over."""
+    detect_ms: int | None = 2_000
+    delay_ms_max: int = 3
+    commit_ms_max: int = 5
+
+    def without(self, at: int) -> "Plan":
+        """The same plan with one fault less."""
+        return replace(self, faults=self.faults[:at] + self.faults[at + 1 :])
+
+
+PROCESS_KINDS = ("kill", "kill-between", "power", "freeze", "cut", "reset", "half-open", "twin")
+CONDITION_KINDS = (
+    "slow-network",
+    "segment-loss",
+    "drop-qos-0",
+    "drop-qos-1",
+    "duplicate",
+    "overtake",
+    "wills-late",
+    "wills-never",
+    "wills-mixed",
+    "small-queues",
+    "slow-disk",
+    "slow-process",
+    "worker-death",
+)
+EVENT_KINDS = ("broker-restart", "disk-full", "forged-stale")
+KINDS = PROCESS_KINDS + CONDITION_KINDS + EVENT_KINDS
+
+
+def draw_plan(seed: int) -> Plan:
+    """The plan of a seed."""
+    random = Random(f"{seed}/plan")
+    safety_ms = random.choice((3_000, 10_000, 30_000))
+    devices = tuple(
+        DeviceSpec(
+            slots=random.choice((1, 1, 2, 4)),
+            packet_bytes_max=random.choice((128 * 1024, 128 * 1024, 4_096)),
+        )
+        for _ in range(random.randint(1, 4))
+    )
+    nonce = 0
+    clients: list[tuple[TaskSpec, ...]] = []
+    for _ in range(random.choice((1, 1, 1, 2))):
+        tasks = []
+        for _ in range(random.randint(1, 5)):
+            nonce += 1
+            tasks.append(draw_task(random, nonce, safety_ms * 3 // 4))
+        clients.append(tuple(tasks))
+    return Plan(
+        devices=devices,
+        clients=tuple(clients),
+        faults=_draw_faults(random, safety_ms, len(devices), len(clients)),
+        safety_ms=safety_ms,
+        detect_ms=random.choice((500, 2_000, 2_000, 15_000)),
+        delay_ms_max=random.choice((0, 3, 3, 20)),
+        commit_ms_max=random.choice((1, 5, 50)),
+    )
+
+
+def _draw_faults(random: Random, safety_ms: int, devices: int, clients: int) -> tuple[Fault, ...]:
+    share = random.choice((0.08, 0.15, 0.3))
+    faults: list[Fault] = []
+    nodes = [f"device-{at}" for at in range(devices)]
+    nodes += ["controller", "controller"]
+    nodes += [f"client-{at}" for at in range(clients)]
+    for kind in KINDS:
+        if random.random() >= share:
+            continue
+        for _ in range(random.randint(1, 3)):
+            at_ms = random.randrange(safety_ms)
+            target = random.choice(nodes)
+            if kind in ("twin", "forged-stale"):
+                target = random.choice(nodes[:devices])
+            longest_ms = safety_ms - at_ms
+            faults.append(
+                Fault(
+                    at_ms=at_ms,
+                    kind=kind,
+                    target="" if kind in CONDITION_KINDS and kind != "slow-process" else target,
+                    duration_ms=min(random.choice((50, 500, 3_000, 20_000)), longest_ms),
+                    amount=random.choice((0.02, 0.1, 0.3)),
+                )
+            )
+    return tuple(sorted(faults, key=lambda fault: fault.at_ms))
+
+
+# -- doing it -------------------------------------------------------------------------------------
+
+
+def apply_fault(world: "World", fault: Fault) -> None:
+    """Make it go wrong now."""
+    if fault.kind in CONDITION_KINDS:
+        _apply_condition(world, fault)
+    elif fault.kind == "broker-restart":
+        if world.broker.up:
+            world.trace.add(f"fault {fault.kind}")
+            world.broker.restart_empty(max(50, fault.duration_ms // 4))
+    elif fault.kind == "disk-full":
+        world.trace.add(f"fault {fault.kind}")
+        world.disk.fail()
+    elif fault.kind == "forged-stale":
+        _replay_stale(world, fault)
+    else:
+        _apply_to_process(world, fault)
+
+
+def _apply_to_process(world: "World", fault: Fault) -> None:
+    node = world.nodes[fault.target]
+    process = node.process
+    if fault.kind == "twin":
+        world.trace.add(f"fault {fault.kind}", fault.target)
+        world.start_twin(fault.target, fault.duration_ms)
+        return
+    if process is None or not process.alive:
+        return
+    world.trace.add(f"fault {fault.kind}", fault.target, str(fault.duration_ms))
+    clock = world.clock
+    match fault.kind:
+        case "kill":
+            process.kill()
+            _start_again(world, node, fault)
+        case "kill-between":
+            # Dies in the middle of carrying out a batch's commands.
+            process.doomed_after = int(fault.amount * 20)
+            clock.after(fault.duration_ms, process.kill)
+            clock.after(fault.duration_ms, lambda: _start_again(world, node, fault))
+        case "power":
+            process.kill(power=True)
+            _start_again(world, node, fault)
+        case "freeze":
+            process.freeze()
+            clock.after(fault.duration_ms, process.thaw)
+        case "cut":
+            node.machine.cut_until_ms = max(
+                node.machine.cut_until_ms, clock.now_ms + fault.duration_ms
+            )
+            process.cut_off(fault.duration_ms)
+        case "reset":
+            if process.connection is not None:
+                world.broker.end(process.connection, "reset")
+        case "half-open":
+            if process.connection is not None and process.connection.broker_open:
+                world.broker.half_open(process.connection, fault.duration_ms)
+        case _:
+            raise ValueError(f"no such fault: {fault.kind}")
+
+
+def _start_again(world: "World", node: "Node", fault: Fault) -> None:
+    # A client is its process: nobody comes back for it.
+    if not fault.target.startswith("client"):
+        world.clock.after(fault.duration_ms, node.start)
+
+
+def _apply_condition(world: "World", fault: Fault) -> None:
+    conditions, amount = world.conditions, fault.amount
+    world.trace.add(f"fault {fault.kind}", fault.target)
+    match fault.kind:
+        case "slow-network":
+            conditions.delay_ms_max = int(1_000 * amount)
+        case "segment-loss":
+            conditions.segment_loss = amount
+        case "drop-qos-0":
+            conditions.drop_qos_0 = min(1.0, 3 * amount)
+        case "drop-qos-1":
+            conditions.drop_qos_1 = amount
+        case "duplicate":
+            conditions.duplicate = amount
+        case "overtake":
+            conditions.overtake = amount
+        case "wills-late" | "wills-never" | "wills-mixed":
+            conditions.wills = fault.kind.removeprefix("wills-")
+        case "small-queues":
+            conditions.queue_messages_max = max(2, int(100 * amount))
+        case "slow-disk":
+            world.disk.commit_ms_max = int(10_000 * amount)
+        case "slow-process":
+            world.nodes[fault.target].machine.turn_ms_max = int(2_000 * amount)
+        case "worker-death":
+            world.worker_death = amount
+        case _:
+            raise ValueError(f"no such fault: {fault.kind}")
+    world.clock.after(fault.duration_ms, lambda: world.calm(fault))
+
+
+def _replay_stale(world: "World", fault: Fault) -> None:
+    """A broker says again what a device said before, in whatever session that was."""
+    stale = world.said_by(fault.target)
+    if not stale:
+        return
+    world.trace.add(f"fault {fault.kind}", fault.target)
+    random = world.clock.stream(f"stale/{fault.at_ms}")
+    for message in random.sample(stale, min(len(stale), 1 + int(20 * fault.amount))):
+        delay_ms = random.randint(0, max(1, fault.duration_ms))
+        world.clock.after(delay_ms, lambda message=message: world.broker.publish(message))  # type: ignore[misc]

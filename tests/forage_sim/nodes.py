@@ -1,0 +1,360 @@
+"""The three kinds of processes with their cores, and the nodes that start them again.
+
+A node is a machine that runs one program: it keeps what outlives the process (the machine's
+clock and cable, the controller's disk, what a client's user wanted).
+"""
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from forage_agent.core.agent import AgentCore
+from forage_controller.core.controller import ControllerCore
+
+from forage.core.client import ClientCore
+from forage.core.commands import RefuseTask, ResolveCalls
+from forage.core.events import CallsCancelled, CallsSubmitted, TaskOpened
+from forage_agent.core.events import (
+    ExitProcess,
+    KillWorker,
+    LoadMeasured,
+    RunCalls,
+    StartWorker,
+    TakeBack,
+)
+from forage_agent.core.settings import Settings
+from forage_controller.core.commands import Exit
+from forage_controller.core.config import CoreConfig
+from forage_controller.core.operations import LoadCode, LoadOutcomes, LoadPage, Save
+from forage_sim.disk import Disk
+from forage_sim.process import Machine, Process
+from forage_sim.workers import Workers
+from forage_sim.workload import TaskSpec
+from forage_wire.io import Publish
+from forage_wire.messages import DeviceCapabilities
+from forage_wire.ranges import Ranges
+
+if TYPE_CHECKING:
+    from forage_sim.world import World
+
+__all__ = [
+    "ClientNode",
+    "ClientProcess",
+    "ControllerNode",
+    "ControllerProcess",
+    "DeviceNode",
+    "DeviceProcess",
+    "Node",
+]
+
+PYTHON = "3.11"
+USER = "user"
+LOAD_EVERY_MS = 10_000
+RESTART_MS = 1_000
+BASE_32 = "0123456789abcdefghijklmnopqrstuv"
+
+
+class Node:
+    """A machine with one program on it, running or not."""
+
+    def __init__(self, world: "World", name: str, machine: str = "") -> None:
+        self.world = world
+        self.name = name
+        self.machine = Machine(world, machine or name)
+        self.process: Process | None = None
+
+    def make(self) -> Process:
+        """A new process of its program."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Start the program, unless it runs."""
+        if self.process is not None and self.process.alive:
+            return
+        self.process = self.make()
+        self.process.begin()
+
+    def stop(self) -> None:
+        """End the program at once."""
+        if self.process is not None:
+            self.process.kill()
+
+    def exited(self, code: int, reason: str) -> None:
+        """The program ended by itself: its supervisor starts it again, but not after a 2."""
+        self.world.trace.add(f"exit {code}", self.name, reason)
+        if code != 2:
+            self.world.clock.after(RESTART_MS, self.start)
+
+    @property
+    def running(self) -> bool:
+        """Whether its process lives."""
+        return self.process is not None and self.process.alive
+
+
+# -- controller -----------------------------------------------------------------------------------
+
+
+class ControllerProcess(Process):
+    """The controller's core between connection and disk."""
+
+    def __init__(self, node: "ControllerNode") -> None:
+        super().__init__(node.machine, node.name)
+        self._node = node
+        recovered = node.disk.open(self.put)
+        self._core = ControllerCore(node.config, recovered)
+
+    def core(self) -> ControllerCore:
+        return self._core
+
+    def hand(self, event: Any, now_ms: int) -> list[Any]:
+        return list(self._core.handle(event, now_ms))
+
+    def subscriptions(self) -> Sequence[tuple[str, int]]:
+        return self.world.topics.controller_subscriptions()
+
+    def will(self, session: str) -> Publish | None:
+        return self._core.will(session)
+
+    def carry_out(self, command: Any) -> None:
+        if isinstance(command, Save | LoadPage | LoadCode | LoadOutcomes):
+            self._node.disk.request(command)
+        elif isinstance(command, Exit):
+            self.leave()
+            self._node.exited(command.code, command.reason)
+        else:
+            raise AssertionError(f"an unknown command: {command!r}")
+
+    def died(self) -> None:
+        self._node.disk.crash()
+
+
+class ControllerNode(Node):
+    """The controller's host with its disk."""
+
+    def __init__(self, world: "World", name: str, config: CoreConfig, disk: Disk) -> None:
+        super().__init__(world, name)
+        self.config = config
+        self.disk = disk
+
+    def make(self) -> ControllerProcess:
+        return ControllerProcess(self)
+
+
+# -- devices --------------------------------------------------------------------------------------
+
+
+class DeviceProcess(Process):
+    """An agent's core between connection and workers."""
+
+    def __init__(self, node: "DeviceNode") -> None:
+        super().__init__(node.machine, node.name)
+        capabilities = DeviceCapabilities(
+            session="",
+            slots=node.slots,
+            cores=node.slots,
+            queue_bytes_max=node.queue_bytes_max,
+            packet_bytes_max=node.packet_bytes_max,
+            python=PYTHON,
+        )
+        self._core = AgentCore(
+            Settings(
+                device=node.name,
+                capabilities=capabilities,
+                packet_bytes_max=node.packet_bytes_max,
+                code_bytes_max=node.code_bytes_max,
+            )
+        )
+        self._node = node
+        self.workers = Workers(self)
+
+    def begin(self) -> None:
+        super().begin()
+        self._measure()
+
+    def _measure(self) -> None:
+        if self.alive:
+            percent = self.machine.random.randint(0, 100)
+            self.put(LoadMeasured(cpu_percent=percent, memory_percent=40))
+            self.world.clock.after(LOAD_EVERY_MS, self._measure)
+
+    def core(self) -> AgentCore:
+        return self._core
+
+    def hand(self, event: Any, now_ms: int) -> list[Any]:
+        return list(self._core.handle(event, now_ms))
+
+    def subscriptions(self) -> Sequence[tuple[str, int]]:
+        return self.world.topics.device_subscriptions(self.name)
+
+    def will(self, session: str) -> Publish | None:
+        return self._core.will(session)
+
+    def carry_out(self, command: Any) -> None:
+        if isinstance(command, StartWorker | RunCalls | TakeBack | KillWorker):
+            self.workers.order(command)
+        elif isinstance(command, ExitProcess):
+            self.leave()
+            self._node.exited(command.code, command.reason)
+        else:
+            raise AssertionError(f"an unknown command: {command!r}")
+
+
+class DeviceNode(Node):
+    """A device."""
+
+    def __init__(
+        self,
+        world: "World",
+        name: str,
+        *,
+        slots: int,
+        packet_bytes_max: int,
+        machine: str = "",
+    ) -> None:
+        super().__init__(world, name, machine)
+        self.slots = slots
+        self.packet_bytes_max = packet_bytes_max
+        self.queue_bytes_max = 1 << 20
+        self.code_bytes_max = 32 << 20
+
+    def make(self) -> DeviceProcess:
+        return DeviceProcess(self)
+
+
+# -- clients --------------------------------------------------------------------------------------
+
+
+class ClientProcess(Process):
+    """A client's core, and a user who wants certain tasks done."""
+
+    def __init__(self, node: "ClientNode") -> None:
+        super().__init__(node.machine, node.name)
+        self._node = node
+        self.client = "".join(self.machine.random.choices(BASE_32, k=13))
+        self._core = ClientCore(
+            user=USER, client=self.client, topics=self.world.topics, python=PYTHON
+        )
+        self.client_id = f"{self.client}-{self.machine.random.getrandbits(64):016x}"
+        self._tasks = 0
+
+    def begin(self) -> None:
+        super().begin()
+        for spec in self._node.specs:
+            self.world.clock.after(spec.at_ms, lambda spec=spec: self.submit(spec))  # type: ignore[misc]
+
+    def submit(self, spec: TaskSpec) -> None:
+        """The user submits a task."""
+        if not self.alive:
+            return
+        self._tasks += 1
+        task = f"{self.client}-{_base_32(self._tasks)}"
+        self.world.tasks[task] = spec
+        self._node.submitted.append(task)
+        code = b"code of " + spec.function.encode()
+        self.put(
+            TaskOpened(
+                task=task,
+                key=self.machine.random.randbytes(16),
+                function=sha256(code).digest(),
+                form="pickle",
+                label=spec.function,
+                code=code,
+                options=spec.options,
+            )
+        )
+        calls = tuple([call.body() for call in spec.calls])
+        cut = spec.first_calls or len(calls)
+        self.put(CallsSubmitted(task=task, calls=calls[:cut], last=cut >= len(calls)))
+        if cut < len(calls):
+            self.put(CallsSubmitted(task=task, calls=calls[cut:], last=True))
+        for delay_ms, index, force in spec.cancels:
+            self.world.clock.after(
+                delay_ms,
+                lambda index=index, force=force: self.cancel(task, index, force=force),  # type: ignore[misc]
+            )
+
+    def cancel(self, task: str, index: int, *, force: bool) -> None:
+        """The user cancels a call."""
+        if self.alive:
+            self.put(CallsCancelled(task=task, ranges=((index, index + 1),), force=force))
+
+    def core(self) -> ClientCore:
+        return self._core
+
+    def hand(self, event: Any, now_ms: int) -> list[Any]:
+        if isinstance(event, CallsCancelled):
+            self._node.note_cancelled(event.task, event.ranges)
+        commands: list[Any] = list(self._core.handle(event, now_ms))
+        for command in commands:
+            if isinstance(command, ResolveCalls):
+                self._node.resolve(self, command)
+            elif isinstance(command, RefuseTask):
+                self._node.refuse(self, command)
+        return commands
+
+    def subscriptions(self) -> Sequence[tuple[str, int]]:
+        return self._core.subscriptions()
+
+    def will(self, session: str) -> Publish | None:
+        return self._core.will(session)
+
+    def carry_out(self, command: Any) -> None:
+        """What a client's core orders besides messages is for its user: seen in `hand`."""
+
+
+class ClientNode(Node):
+    """A user's machine: what is wanted, and what has come of it."""
+
+    def __init__(self, world: "World", name: str, specs: Sequence[TaskSpec]) -> None:
+        super().__init__(world, name)
+        self.specs = tuple(specs)
+        self.submitted: list[str] = []
+
+    def make(self) -> ClientProcess:
+        return ClientProcess(self)
+
+    @property
+    def waits(self) -> bool:
+        """Whether its user lives and has not got everything."""
+        if self.process is None or not self.process.alive:
+            return False
+        if len(self.submitted) < len(self.specs):
+            return True
+        return any(
+            (task, index) not in self.world.ended
+            for task in self.submitted
+            for index in range(len(self.world.tasks[task].calls))
+        )
+
+    def resolve(self, process: ClientProcess, command: ResolveCalls) -> None:
+        """Calls have their outcomes."""
+        indices = [index for low, high in command.ranges for index in range(low, high)]
+        if len(indices) != len(command.items):
+            raise AssertionError(f"{len(command.items)} items for {command.ranges}")
+        for index, item in zip(indices, command.items, strict=True):
+            self.world.ended[command.task, index] = None
+            self.world.watch.resolved(process, command.task, index, item)
+
+    def refuse(self, process: ClientProcess, command: RefuseTask) -> None:
+        """The controller does not take a task."""
+        for low, high in command.ranges:
+            for index in range(low, high):
+                self.world.ended[command.task, index] = None
+                item = {"reason": f"refused {command.reason}", "message": command.text}
+                self.world.watch.resolved(process, command.task, index, item)
+
+    def note_cancelled(self, task: str, ranges: Ranges) -> None:
+        """Its user no longer wants these: those that have no outcome end here."""
+        for low, high in ranges:
+            for index in range(low, high):
+                if (task, index) not in self.world.ended:
+                    self.world.ended[task, index] = None
+                    self.world.cancelled[task, index] = None
+
+
+def _base_32(number: int) -> str:
+    digits = ""
+    while number:
+        number, digit = divmod(number, 32)
+        digits = BASE_32[digit] + digits
+    return digits or "0"

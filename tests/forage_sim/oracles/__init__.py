@@ -1,0 +1,26 @@
+"""The statements that every run is held to, one file each."""
+
+from typing import TYPE_CHECKING
+
+from forage_sim.oracles.at_most_once import AtMostOnce
+from forage_sim.oracles.base import Oracle, OracleViolated
+from forage_sim.oracles.commit_first import CommitFirst
+from forage_sim.oracles.nothing_left import NothingLeft
+from forage_sim.oracles.one_right_outcome import OneRightOutcome
+from forage_sim.oracles.started_once import StartedOnce
+
+if TYPE_CHECKING:
+    from forage_sim.world import World
+
+__all__ = ["Oracle", "OracleViolated", "all_oracles"]
+
+
+def all_oracles(world: "World") -> list[Oracle]:
+    """One of each."""
+    return [
+        OneRightOutcome(world),
+        StartedOnce(world),
+        AtMostOnce(world),
+        CommitFirst(world),
+        NothingLeft(world),
+    ]

@@ -1,0 +1,50 @@
+"""What an oracle is: it sees everything and changes nothing."""
+
+from typing import TYPE_CHECKING, Any
+
+from forage_wire.io import Publish
+from forage_wire.messages import Linked
+from forage_wire.topics import ParsedTopic
+
+if TYPE_CHECKING:
+    from forage_sim.process import Process
+    from forage_sim.watch import Run
+    from forage_sim.world import World
+
+__all__ = ["Oracle", "OracleViolated"]
+
+
+class OracleViolated(AssertionError):
+    """Something happened that must never be seen."""
+
+
+class Oracle:
+    """One statement about every run. An oracle overrides what it looks at."""
+
+    statement = ""
+    """In one sentence."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+
+    def broken(self, how: str) -> OracleViolated:
+        """The exception to raise."""
+        return OracleViolated(f"{type(self).__name__}: {how}. It says: {self.statement}")
+
+    def published(self, process: "Process", publish: Publish, topic: ParsedTopic) -> None:
+        """A process gives a message to its connection."""
+
+    def sent(self, process: "Process", topic: ParsedTopic, message: Linked) -> None:
+        """The same, for work: decoded, parts put together."""
+
+    def started(self, run: "Run", body: bytes) -> None:
+        """A worker begins a call."""
+
+    def resolved(self, process: "Process", task: str, index: int, item: object) -> None:
+        """A client's core gives a call's outcome to its caller."""
+
+    def event(self, process: "Process", event: Any) -> None:
+        """A process hands an event to its core."""
+
+    def converged(self) -> None:
+        """Faults are over, everything is said to be done."""

@@ -1,0 +1,114 @@
+"""What must not leave the controller before its save has committed, has not left it."""
+
+from typing import TYPE_CHECKING
+
+from forage_sim.oracles.base import Oracle
+from forage_wire.codec import decode_header
+from forage_wire.messages import (
+    Acknowledge,
+    Acknowledged,
+    Assign,
+    Linked,
+    Outcomes,
+    OutcomeSet,
+    Settled,
+)
+from forage_wire.ranges import RangeSet
+from forage_wire.topics import ParsedTopic
+
+if TYPE_CHECKING:
+    from forage_sim.process import Process
+    from forage_sim.world import World
+
+__all__ = ["CommitFirst"]
+
+
+class CommitFirst(Oracle):
+    """Compares what the controller says with what its disk holds at that moment."""
+
+    statement = (
+        "no acknowledgement, no outcome made or archived by the controller, no epoch and no "
+        "assignment of an at_most_once or settle=controller task leaves the controller before "
+        "it is committed"
+    )
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self._not_final: set[tuple[int, int]] = set()
+
+    def sent(self, process: "Process", topic: ParsedTopic, message: Linked) -> None:
+        if topic.branch == "task" and isinstance(message, Outcomes):
+            self._learn(message)
+            return
+        if topic.branch not in ("inbox", "to"):
+            return
+        state = self.world.disk.state
+        if message.epoch > state.epoch:
+            raise self.broken(f"epoch {message.epoch} is used, {state.epoch} is committed")
+        match message:
+            case Acknowledged():
+                for task, first in message.rows:
+                    stored = state.tasks.get(task)
+                    if (stored is None or first not in stored.pages) and not self._over(task):
+                        raise self.broken(f"page {first} of {task} is acknowledged")
+            case Acknowledge():
+                self._check_acknowledge(message)
+            case Outcomes():
+                for outcomes in message.sets:
+                    self._check_settled(outcomes, "its outcome is sent")
+            case Settled():
+                for task, ranges in message.rows:
+                    self._check_committed(task, ranges, "it is said to be settled")
+            case Assign():
+                self._check_assign(message)
+
+    def _over(self, task: str) -> bool:
+        return task in self.world.disk.state.ever_released
+
+    def _learn(self, message: Outcomes) -> None:
+        for outcomes in message.sets:
+            for index, _reason, final in outcomes.errors:
+                if not final:
+                    self._not_final.add((outcomes.assignment, index))
+
+    def _check_acknowledge(self, message: Acknowledge) -> None:
+        for number, ranges in message.rows:
+            given = self.world.watch.given_out.get(number)
+            if given is None:
+                raise self.broken(f"assignment {number} is acknowledged and was never made")
+            left = RangeSet(ranges)
+            for low, high in ranges:
+                for index in range(low, high):
+                    if (number, index) in self._not_final:
+                        left.remove(index, index + 1)
+            self._check_committed(
+                given.task, left.freeze(), f"its outcome of {number} is acknowledged"
+            )
+
+    def _check_settled(self, outcomes: OutcomeSet, what: str) -> None:
+        self._check_committed(outcomes.task, outcomes.ranges, what)
+
+    def _check_committed(self, task: str, ranges: tuple[tuple[int, int], ...], what: str) -> None:
+        if self._over(task):
+            return
+        stored = self.world.disk.state.tasks.get(task)
+        for low, high in ranges:
+            missing = [(low, high)] if stored is None else stored.settled.missing(low, high)
+            for gap_low, gap_high in missing:
+                # What its client has collected has ended, settled or not.
+                if stored is not None and stored.collected.covers(gap_low, gap_high):
+                    continue
+                raise self.broken(
+                    f"{task} [{gap_low}, {gap_high}): {what} and nothing of it is committed"
+                )
+
+    def _check_assign(self, message: Assign) -> None:
+        state = self.world.disk.state
+        for assignment in message.assignments:
+            header = decode_header(assignment.header)
+            if not header.options.at_most_once and header.settle != "controller":
+                continue
+            if assignment.assignment not in state.assigned:
+                raise self.broken(
+                    f"assignment {assignment.assignment} of {header.task}, which must be saved first"
+                )

@@ -1,0 +1,90 @@
+"""Every call of a client that lives ends, once, with an outcome that is right."""
+
+from typing import TYPE_CHECKING, Any
+
+from forage_sim.oracles.base import Oracle
+from forage_sim.workload import CallSpec, TaskSpec, value_item
+from forage_wire.limits import DEATHS_MAX, LOSSES_MAX
+
+if TYPE_CHECKING:
+    from forage_sim.process import Process
+    from forage_sim.world import World
+
+__all__ = ["OneRightOutcome"]
+
+
+class OneRightOutcome(Oracle):
+    """Judges each outcome by the call's bytes and by what is known to have happened to it."""
+
+    statement = "every call of a living client ends with one outcome, and that is the right one"
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self._outcomes: dict[tuple[str, int], object] = {}
+
+    def resolved(self, process: "Process", task: str, index: int, item: object) -> None:
+        name = (task, index)
+        if name in self._outcomes:
+            raise self.broken(
+                f"{process.name} resolves {task}.{index} again: {self._outcomes[name]!r}, {item!r}"
+            )
+        if name in self.world.cancelled:
+            raise self.broken(f"{process.name} resolves {task}.{index}, which it had cancelled")
+        self._outcomes[name] = item
+        self._judge(task, index, item)
+
+    def _judge(self, task: str, index: int, item: object) -> None:
+        spec = self.world.tasks[task]
+        call = spec.calls[index]
+        if isinstance(item, list):
+            self._judge_value(task, index, call, item)
+        else:
+            assert isinstance(item, dict), item
+            self._judge_error(task, index, spec, item)
+
+    def _judge_value(self, task: str, index: int, call: CallSpec, item: list[object]) -> None:
+        if item != value_item(call.body()):
+            raise self.broken(f"{task}.{index} has the value of another call: {item!r}")
+        runs = self.world.watch.runs.get((task, index), [])
+        if len(runs) <= max(call.fails, call.kills):
+            raise self.broken(
+                f"{task}.{index} has a value after {len(runs)} runs; "
+                f"its first {max(call.fails, call.kills)} cannot give one"
+            )
+
+    def _judge_error(self, task: str, index: int, spec: TaskSpec, item: dict[str, Any]) -> None:
+        watch = self.world.watch
+        name = (task, index)
+        call, options = spec.calls[index], spec.options
+        runs = watch.runs.get(name, [])
+        reason = item.get("reason", "error")
+        match reason:
+            case "error":
+                legal = call.fails > options.retries or (call.fails and options.at_most_once)
+            case "timeout":
+                slow = call.run_ms >= options.timeout_ms > 0
+                legal = slow and (options.at_most_once or len(runs) > options.retries)
+            case "worker-died" | "out-of-memory":
+                deaths = watch.killed[name]
+                legal = deaths >= DEATHS_MAX or (deaths >= 1 and options.at_most_once)
+            case "device-lost":
+                legal = options.at_most_once or len(runs) >= LOSSES_MAX
+            case _:
+                legal = False
+        if not legal:
+            raise self.broken(
+                f"{task}.{index} ends with {item!r} after {len(runs)} runs, "
+                f"{watch.raised[name]} of them raised, {watch.killed[name]} killed the worker; "
+                f"{call}, {options}"
+            )
+        self.world.trace.counters[f"outcome {reason}"] += 1
+
+    def converged(self) -> None:
+        for client in self.world.clients:
+            if client.process is None or not client.process.alive:
+                continue
+            for task in client.submitted:
+                for index in range(len(self.world.tasks[task].calls)):
+                    name = (task, index)
+                    if name not in self._outcomes and name not in self.world.cancelled:
+                        raise self.broken(f"{task}.{index} never ended")

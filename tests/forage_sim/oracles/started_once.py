@@ -1,0 +1,41 @@
+"""An assignment number starts a call at most once, and only where it was sent."""
+
+from typing import TYPE_CHECKING
+
+from forage_sim.oracles.base import Oracle
+
+if TYPE_CHECKING:
+    from forage_sim.watch import Run
+    from forage_sim.world import World
+
+__all__ = ["StartedOnce"]
+
+
+class StartedOnce(Oracle):
+    """The number is the fence: neither repeats nor stale sessions start anything twice."""
+
+    statement = (
+        "a call is started at most once for each assignment number, by the start of the device "
+        "that the assignment names"
+    )
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self._started: set[tuple[int, int]] = set()
+
+    def started(self, run: "Run", body: bytes) -> None:
+        given = self.world.watch.given_out[run.assignment]
+        where = f"{run.process.name} starts {run.task}.{run.index} of assignment {run.assignment}"
+        if (run.assignment, run.index) in self._started:
+            raise self.broken(f"{where} a second time")
+        self._started.add((run.assignment, run.index))
+        if not given.low <= run.index < given.high:
+            raise self.broken(f"{where}, which is [{given.low}, {given.high})")
+        if run.process.name != given.device:
+            raise self.broken(f"{where}, which was given to {given.device}")
+        # Sessions of one start differ in their counters: a connection may end meanwhile.
+        if given.session.partition("-")[0] != run.process.start_part:
+            raise self.broken(f"{where}, which was for another start ({given.session})")
+        spec = self.world.tasks[run.task]
+        if spec.calls[run.index].body() != body:
+            raise self.broken(f"{where} with the bytes of another call")

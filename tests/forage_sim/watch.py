@@ -1,0 +1,163 @@
+"""What the oracles see: every message as it leaves its process, every run, every outcome.
+
+Also the facts that several oracles need: which assignment numbers were given out for what, and
+how often each call was run, raised, killed its worker.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from forage_sim.oracles.base import Oracle
+from forage_sim.trace import message_type
+from forage_wire.codec import decode, decode_header
+from forage_wire.errors import DecodeError
+from forage_wire.io import Publish
+from forage_wire.limits import UNFINISHED_PART_BYTES_MAX
+from forage_wire.messages import Assign, Header, Linked, Part
+from forage_wire.parts import PartAssembler
+from forage_wire.topics import ParsedTopic, Topics
+
+if TYPE_CHECKING:
+    from forage_sim.process import Process
+
+__all__ = ["GivenOut", "Run", "Watch"]
+
+WORK_BRANCHES = ("inbox", "outbox", "task", "from", "to")
+
+
+@dataclass(frozen=True, slots=True)
+class GivenOut:
+    """An assignment as the controller first sent it."""
+
+    number: int
+    header: Header
+    device: str
+    session: str
+    low: int
+    high: int
+    tries: int
+    deaths: int
+    losses: int
+
+    @property
+    def task(self) -> str:
+        """The task's id."""
+        return self.header.task
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One start of one call at a worker."""
+
+    process: "Process"
+    session: str
+    """The device's session at that time."""
+    assignment: int
+    task: str
+    index: int
+    at_ms: int
+
+
+class Watch:
+    """Hands what happens to the oracles."""
+
+    def __init__(self, topics: Topics) -> None:
+        self._topics = topics
+        self._assemblers: dict[tuple[str, str, str], PartAssembler] = {}
+        self.given_out: dict[int, GivenOut] = {}
+        self.runs: dict[tuple[str, int], list[Run]] = {}
+        """By (task, index), in order."""
+        self.raised: Counter[tuple[str, int]] = Counter()
+        self.killed: Counter[tuple[str, int]] = Counter()
+        """Workers that died in a call."""
+        self._published: list[Callable[[Process, Publish, ParsedTopic], None]] = []
+        self._sent: list[Callable[[Process, ParsedTopic, Linked], None]] = []
+        self._started: list[Callable[[Run, bytes], None]] = []
+        self._resolved: list[Callable[[Process, str, int, object], None]] = []
+        self._event: list[Callable[[Process, Any], None]] = []
+
+    def join(self, oracles: Sequence[Oracle]) -> None:
+        """Let these oracles see what they look at."""
+        for oracle in oracles:
+            for name, listeners in (
+                ("published", self._published),
+                ("sent", self._sent),
+                ("started", self._started),
+                ("resolved", self._resolved),
+                ("event", self._event),
+            ):
+                if getattr(type(oracle), name) is not getattr(Oracle, name):
+                    listeners.append(getattr(oracle, name))
+
+    # -- what happens -----------------------------------------------------------------------
+
+    def event(self, process: "Process", event: Any) -> None:
+        """A process is about to hand an event to its core."""
+        for listener in self._event:
+            listener(process, event)
+
+    def published(self, process: "Process", publish: Publish) -> None:
+        """A process gives a message to its connection."""
+        parsed = self._topics.parse(publish.topic)
+        if parsed is None:
+            raise AssertionError(f"{process.name} publishes on a foreign topic {publish.topic!r}")
+        for listener in self._published:
+            listener(process, publish, parsed)
+        if parsed.branch not in WORK_BRANCHES:
+            return
+        kind = message_type(publish.payload)
+        if kind in ("beat", "seen"):
+            return
+        message: Linked | None = decode(publish.payload, 1 << 22)
+        if isinstance(message, Part):
+            message = self._assemble(process, publish.topic, message)
+        if message is None:
+            return
+        if isinstance(message, Assign):
+            self._give_out(message, parsed.device)
+        for told in self._sent:
+            told(process, parsed, message)
+
+    def started(self, process: "Process", assignment: int, index: int, body: bytes) -> Run:
+        """A worker begins a call."""
+        given = self.given_out.get(assignment)
+        if given is None:
+            raise AssertionError(f"{process.name} runs assignment {assignment} that nobody made")
+        at_ms = process.world.clock.now_ms
+        run = Run(process, process.session, assignment, given.task, index, at_ms)
+        self.runs.setdefault((given.task, index), []).append(run)
+        for listener in self._started:
+            listener(run, body)
+        return run
+
+    def resolved(self, process: "Process", task: str, index: int, item: object) -> None:
+        """A client's core gives a call's outcome to its caller."""
+        for listener in self._resolved:
+            listener(process, task, index, item)
+
+    def _assemble(self, process: "Process", topic: str, part: Part) -> Linked | None:
+        key = (process.client_id, topic, part.session)
+        assembler = self._assemblers.setdefault(key, PartAssembler())
+        try:
+            whole = assembler.add(part)
+        except DecodeError as error:
+            raise AssertionError(f"{process.name} sends parts that do not fit: {error}") from None
+        return None if whole is None else decode(whole, UNFINISHED_PART_BYTES_MAX)
+
+    def _give_out(self, message: Assign, device: str) -> None:
+        for assignment in message.assignments:
+            if assignment.assignment in self.given_out:
+                continue
+            self.given_out[assignment.assignment] = GivenOut(
+                number=assignment.assignment,
+                header=decode_header(assignment.header),
+                device=device,
+                session=message.session,
+                low=assignment.low,
+                high=assignment.high,
+                tries=assignment.tries,
+                deaths=assignment.deaths,
+                losses=assignment.losses,
+            )

@@ -1,0 +1,134 @@
+"""What clients ask for, what a worker makes of it, and what must come back.
+
+A call's bytes say all that a worker does with it, so what must come of it is known without
+running it. Nothing here depends on which device ran it, or when.
+"""
+
+from dataclasses import dataclass, field
+from hashlib import blake2s
+from random import Random
+
+import cbor2
+
+from forage_wire.messages import Options
+
+__all__ = [
+    "CallSpec",
+    "TaskSpec",
+    "WorkerEnd",
+    "draw_task",
+    "error_item",
+    "read_call",
+    "value_item",
+    "worker_end",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallSpec:
+    """One call: how long it runs and how that ends."""
+
+    nonce: int
+    """Makes its bytes, and so its value, its own."""
+    run_ms: int = 1
+    fails: int = 0
+    """It raises while its `tries` are below this; then it returns a value."""
+    kills: int = 0
+    """Its worker dies while its `deaths` are below this."""
+    pad_bytes: int = 0
+    """Argument bytes besides; the value is as long."""
+
+    def body(self) -> bytes:
+        """The call's bytes."""
+        return cbor2.dumps([self.nonce, self.run_ms, self.fails, self.kills, bytes(self.pad_bytes)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSpec:
+    """One task of a client."""
+
+    at_ms: int
+    """When it is submitted, after the client's start."""
+    function: str
+    """Tasks of one function may share code."""
+    calls: tuple[CallSpec, ...]
+    first_calls: int = 0
+    """Not 0: this many calls are submitted first, then the rest."""
+    options: Options = field(default_factory=Options)
+    cancels: tuple[tuple[int, int, bool], ...] = ()
+    """(milliseconds after the submission, index, force)."""
+
+
+def read_call(body: bytes) -> CallSpec:
+    """The call that these bytes say."""
+    nonce, run_ms, fails, kills, pad = cbor2.loads(body)
+    return CallSpec(nonce=nonce, run_ms=run_ms, fails=fails, kills=kills, pad_bytes=len(pad))
+
+
+def value_item(body: bytes) -> list[object]:
+    """The outcome item of the value that a call with these bytes returns: f(call)."""
+    return [blake2s(body).digest() + bytes(read_call(body).pad_bytes)]
+
+
+def error_item(body: bytes) -> dict[str, object]:
+    """The outcome item of the exception that it raises."""
+    return {"type": "ValueError", "text": blake2s(body).hexdigest()}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEnd:
+    """How one run of a call ends at a worker."""
+
+    run_ms: int
+    died: bool
+    item: list[object] | dict[str, object]
+
+
+def worker_end(body: bytes, tries: int, deaths: int) -> WorkerEnd:
+    """What a worker makes of a call, given its counters: a pure function."""
+    call = read_call(body)
+    if deaths < call.kills:
+        return WorkerEnd(call.run_ms, True, {})
+    if tries < call.fails:
+        return WorkerEnd(call.run_ms, False, error_item(body))
+    return WorkerEnd(call.run_ms, False, value_item(body))
+
+
+def draw_task(random: Random, nonce: int, until_ms: int) -> TaskSpec:
+    """A task of any kind that users submit, small ones mostly."""
+    count = random.choice((1, 1, 2, 5, 20, 60))
+    slowest_ms = random.choice((0, 1, 5, 50, 500, 3_000))
+    retries = random.choice((0, 0, 1, 3))
+    at_most_once = random.random() < 0.15
+    timeout_ms = random.choice((0, 0, 0, 1_000))
+    calls = []
+    for index in range(count):
+        odd = random.random()
+        calls.append(
+            CallSpec(
+                nonce=nonce * 1_000 + index,
+                run_ms=random.randint(0, slowest_ms),
+                fails=random.randint(1, 3) if odd < 0.05 else 0,
+                kills=random.randint(1, 3) if 0.05 <= odd < 0.08 else 0,
+                pad_bytes=random.choice((300, 3_000)) if 0.08 <= odd < 0.12 else 0,
+            )
+        )
+    cancels = []
+    if random.random() < 0.15:
+        for _ in range(random.randint(1, 3)):
+            index = random.randrange(count)
+            cancels.append((random.randint(0, 3_000), index, random.random() < 0.5))
+    return TaskSpec(
+        at_ms=random.randint(0, until_ms),
+        function=random.choice(("f", "g", f"h{nonce}")),
+        calls=tuple(calls),
+        first_calls=random.choice((0, 0, count // 2)),
+        options=Options(
+            retries=retries,
+            at_most_once=at_most_once,
+            timeout_ms=timeout_ms,
+            priority=random.choice((0, 0, 0, 5)),
+            wait_ms=600_000,
+        ),
+        cancels=tuple(sorted(cancels)),
+    )

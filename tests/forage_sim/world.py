@@ -1,0 +1,268 @@
+"""Wires a world together and runs it: faults first, then healing, then everything must be done.
+
+`run(seed)` raises `SimulationFailed` with the seed, what happened last, and how to run it again.
+"""
+
+from collections import Counter, deque
+from dataclasses import dataclass
+
+from forage_controller.core.config import CoreConfig
+from forage_sim.broker import Broker, Conditions
+from forage_sim.clock import Clock
+from forage_sim.disk import Disk
+from forage_sim.faults import Fault, Plan, apply_fault, draw_plan
+from forage_sim.inspection import left_over
+from forage_sim.nodes import ClientNode, ControllerNode, DeviceNode, Node
+from forage_sim.oracles import Oracle, all_oracles
+from forage_sim.process import Process
+from forage_sim.trace import Trace
+from forage_sim.watch import Watch
+from forage_sim.workload import TaskSpec
+from forage_wire.io import Publish
+from forage_wire.topics import ParsedTopic, Topics
+
+__all__ = ["Report", "SimulationFailed", "World", "run", "shortest"]
+
+CONVERGENCE_MS = 400_000
+"""Wills may come 30 s late, silence may take 30 s, reports come every 60 s."""
+LOOK_EVERY_MS = 500
+STEPS_MAX = 3_000_000
+SAID_KEPT = 200
+CONTROLLER = "controller"
+
+
+class SimulationFailed(AssertionError):
+    """A run broke an oracle, a core's assertion, or never came to rest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a run came to."""
+
+    seed: int
+    digest: str
+    counters: Counter[str]
+    steps: int
+    simulated_ms: int
+    healing_ms: int
+    """From the end of the faults until everything was done."""
+
+
+class World:
+    """One run's everything."""
+
+    def __init__(self, seed: int, plan: Plan) -> None:
+        self.seed = seed
+        self.plan = plan
+        self.topics = Topics()
+        self.clock = Clock(seed)
+        self.trace = Trace(self.clock)
+        self.conditions = self._calm_conditions()
+        self.broker = Broker(self.clock, self.conditions, self._trace_broker)
+        self.disk = Disk(self.clock, plan.commit_ms_max)
+        self.worker_death = 0.0
+        self.tasks: dict[str, TaskSpec] = {}
+        """Every task that was submitted."""
+        self.ended: dict[tuple[str, int], None] = {}
+        """Calls that have ended for their user."""
+        self.cancelled: dict[tuple[str, int], None] = {}
+        """Of those, the ones that their user cancelled."""
+        self.controller = ControllerNode(
+            self, CONTROLLER, CoreConfig(name="main", detect_ms=plan.detect_ms), self.disk
+        )
+        self.devices = [
+            DeviceNode(
+                self, f"device-{at}", slots=spec.slots, packet_bytes_max=spec.packet_bytes_max
+            )
+            for at, spec in enumerate(plan.devices)
+        ]
+        self.clients = [
+            ClientNode(self, f"client-{at}", specs) for at, specs in enumerate(plan.clients)
+        ]
+        self.nodes: dict[str, Node] = {
+            node.name: node for node in (self.controller, *self.devices, *self.clients)
+        }
+        self.twins: list[DeviceNode] = []
+        self._said: dict[str, deque[Publish]] = {}
+        self.watch = Watch(self.topics)
+        self.oracles: list[Oracle] = [*all_oracles(self), _Memory(self)]
+        self.watch.join(self.oracles)
+
+    def _trace_broker(self, what: str, who: str, about: str, payload: bytes) -> None:
+        self.trace.add(f"broker {what}", who, about, payload)
+
+    # -- for faults -------------------------------------------------------------------------
+
+    def _calm_conditions(self) -> Conditions:
+        return Conditions(delay_ms_max=self.plan.delay_ms_max)
+
+    def calm(self, fault: Fault) -> None:
+        """A condition is over (and so is any other of its kind)."""
+        calm = self._calm_conditions()
+        match fault.kind:
+            case "slow-network":
+                self.conditions.delay_ms_max = calm.delay_ms_max
+            case "segment-loss":
+                self.conditions.segment_loss = calm.segment_loss
+            case "drop-qos-0":
+                self.conditions.drop_qos_0 = calm.drop_qos_0
+            case "drop-qos-1":
+                self.conditions.drop_qos_1 = calm.drop_qos_1
+            case "duplicate":
+                self.conditions.duplicate = calm.duplicate
+            case "overtake":
+                self.conditions.overtake = calm.overtake
+            case "wills-late" | "wills-never" | "wills-mixed":
+                self.conditions.wills = calm.wills
+            case "small-queues":
+                self.conditions.queue_messages_max = calm.queue_messages_max
+            case "slow-disk":
+                self.disk.commit_ms_max = self.plan.commit_ms_max
+            case "slow-process":
+                self.nodes[fault.target].machine.turn_ms_max = 1
+            case "worker-death":
+                self.worker_death = 0.0
+
+    def start_twin(self, name: str, duration_ms: int) -> None:
+        """Another machine starts a device under the same name."""
+        original = self.nodes[name]
+        assert isinstance(original, DeviceNode)
+        twin = DeviceNode(
+            self, name, slots=original.slots, packet_bytes_max=original.packet_bytes_max,
+            machine=f"twin-{len(self.twins)}",
+        )  # fmt: skip
+        self.twins.append(twin)
+        twin.start()
+        self.clock.after(duration_ms, twin.stop)
+
+    def remember(self, process: Process, publish: Publish) -> None:
+        """Keep what a device said, to be said again out of time."""
+        said = self._said.setdefault(process.name, deque(maxlen=SAID_KEPT))
+        said.append(publish)
+
+    def said_by(self, name: str) -> list[Publish]:
+        """What a device said lately, in any session."""
+        return list(self._said.get(name, ()))
+
+    def heal(self) -> None:
+        """Nothing goes wrong any more, and everything that had died is started."""
+        self.trace.add("healing")
+        for fault in self.plan.faults:
+            self.calm(fault)
+        for twin in self.twins:
+            twin.stop()
+        for node in self.nodes.values():
+            if node.process is not None:
+                node.process.doomed_after = None
+                node.process.thaw()
+            if not isinstance(node, ClientNode):
+                node.start()
+
+    # -- running ----------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start everything, in an order that the seed says."""
+        random = self.clock.stream("begin")
+        for node in self.nodes.values():
+            self.clock.after(random.choice((0, 0, 50, 1_000)), node.start)
+        for fault in self.plan.faults:
+            self.clock.at(fault.at_ms, lambda fault=fault: apply_fault(self, fault))  # type: ignore[misc]
+
+    def run_until(self, time_ms: int) -> None:
+        """Let time pass."""
+        self.clock.run_until(time_ms)
+        if self.clock.steps > STEPS_MAX:
+            raise AssertionError(f"more than {STEPS_MAX} steps: something never comes to rest")
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether every living client has everything and nobody holds on to it."""
+        return not any(client.waits for client in self.clients) and not left_over(self)
+
+    def converge(self) -> int:
+        """Wait until all is done; how long that took.
+
+        Raises AssertionError where it never is.
+        """
+        began_ms = self.clock.now_ms
+        while not self.at_rest:
+            if self.clock.now_ms - began_ms > CONVERGENCE_MS:
+                waiting = [
+                    f"{task}.{index} of {client.name}"
+                    for client in self.clients
+                    if client.running
+                    for task in client.submitted
+                    for index in range(len(self.tasks[task].calls))
+                    if (task, index) not in self.ended
+                ]
+                raise AssertionError(
+                    f"not done {CONVERGENCE_MS} ms after the last fault: "
+                    + "; ".join([*waiting[:5], *left_over(self)])
+                )
+            self.run_until(self.clock.now_ms + LOOK_EVERY_MS)
+        return self.clock.now_ms - began_ms
+
+    def run(self) -> Report:
+        """Faults, healing, convergence, last judgement."""
+        self.begin()
+        self.run_until(self.plan.safety_ms)
+        self.heal()
+        healing_ms = self.converge()
+        for oracle in self.oracles:
+            oracle.converged()
+        return Report(
+            seed=self.seed,
+            digest=self.trace.digest(),
+            counters=self.trace.counters,
+            steps=self.clock.steps,
+            simulated_ms=self.clock.now_ms,
+            healing_ms=healing_ms,
+        )
+
+
+class _Memory(Oracle):
+    """Remembers what devices say, for faults that say it again (not an oracle of anything)."""
+
+    def published(self, process: Process, publish: Publish, topic: ParsedTopic) -> None:
+        if topic.branch in ("outbox", "task"):
+            self.world.remember(process, publish)
+
+
+def run(seed: int, plan: Plan | None = None, *, lines: int = 60) -> Report:
+    """One run from a seed.
+
+    Args:
+        seed: Of everything random.
+        plan: What is done and what goes wrong; None draws it from the seed.
+        lines: How much of the trace a failure shows.
+
+    Raises:
+        SimulationFailed: Something that must never be seen was seen.
+    """
+    drawn = draw_plan(seed) if plan is None else plan
+    world = World(seed, drawn)
+    try:
+        return world.run()
+    except Exception as error:
+        faults = "\n".join(f"  {fault}" for fault in drawn.faults) or "  none"
+        trace = "\n".join(world.trace.last(lines))
+        raise SimulationFailed(
+            f"seed {seed} at {world.clock.now_ms} ms: {type(error).__name__}: {error}\n"
+            f"devices: {drawn.devices}\nfaults:\n{faults}\nlast:\n{trace}\n"
+            f"again: FORAGE_SEED={seed} pytest tests/simulation -k one_seed"
+        ) from error
+
+
+def shortest(seed: int, plan: Plan) -> Plan:
+    """A plan that fails as well, from which no single fault can be left out."""
+    smaller = True
+    while smaller:
+        smaller = False
+        for at in reversed(range(len(plan.faults))):
+            candidate = plan.without(at)
+            try:
+                run(seed, candidate)
+            except SimulationFailed:
+                plan = candidate
+                smaller = True
+    return plan
