@@ -49,9 +49,12 @@ class Link:
         topic: Where a bare `Seen` goes.
         window: Messages sent and not seen; more wait here.
         packet_bytes_max: The lower of both ends' limits.
+        active: Where the link puts itself (by id, in order) when it may have something to do:
+            one with thousands of links polls those.
     """
 
     __slots__ = (
+        "_active",
         "_assembler",
         "_duplicate_gaps",
         "_early",
@@ -86,7 +89,9 @@ class Link:
         window: int,
         epoch: int = 0,
         packet_bytes_max: int = PACKET_BYTES_MAX,
+        active: "dict[int, Link] | None" = None,
     ) -> None:
+        self._active: dict[int, Link] = {} if active is None else active
         self.session = session
         self.controller = controller
         self.epoch = epoch
@@ -137,6 +142,7 @@ class Link:
         if packet_bytes_max is not None:
             limit = min(limit, packet_bytes_max)
         self._queue.append((self.topic if topic is None else topic, message, tokens, limit))
+        self._active[id(self)] = self
 
     def unnumbered(self, message: Linked, topic: str | None = None, qos: int = 0) -> Outgoing:
         """A message that need not arrive (a beat, progress), ready to publish."""
@@ -280,6 +286,7 @@ class Link:
 
         A repeat or a `Seen` gives none; one that is ahead of a gap waits.
         """
+        self._active[id(self)] = self
         self._on_seen(message, now_ms)
         if message.n == 0:
             return [] if type(message) is Seen else [message]
