@@ -70,8 +70,10 @@ class Link:
         "_repeat_at_ms",
         "_seen_due_ms",
         "_unseen",
+        "closed",
         "controller",
         "dropped",
+        "due_ms",
         "epoch",
         "numbers",
         "packet_bytes_max",
@@ -100,6 +102,10 @@ class Link:
         self.packet_bytes_max = packet_bytes_max
         self.dropped = 0
         """Messages received on this link that could not be used."""
+        self.closed = False
+        """Set by its owner when the pair of sessions is over."""
+        self.due_ms: int | None = None
+        """For the owner's timers."""
         # Sending.
         self._next_n = 1
         self._queue: deque[tuple[str, Linked, tuple[int, ...], int]] = deque()

@@ -268,6 +268,8 @@ class Assignments:
 
 def _send(device: Device, batch: list[tuple[Open, Assignment]]) -> None:
     assert device.link is not None
+    for opened, _wire_form in batch:
+        opened.link = device.link
     device.link.send(
         Assign(assignments=tuple([wire for _opened, wire in batch])),
         tokens=tuple([opened.number for opened, _wire in batch]),

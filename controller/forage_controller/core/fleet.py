@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 from forage_controller.core.config import CoreConfig
 from forage_controller.core.effects import Effects
+from forage_controller.core.links import Links
 from forage_controller.core.sessions import is_newer, start_of
 from forage_controller.core.state import Device
 from forage_wire.codec import encode, encode_json
-from forage_wire.limits import DEVICE_WINDOW, PACKET_BYTES_MAX
-from forage_wire.link import Link
+from forage_wire.limits import PACKET_BYTES_MAX
 from forage_wire.messages import (
     DeviceCapabilities,
     DeviceLoad,
@@ -33,6 +33,8 @@ _DETECT_MS = 15_000
 _BEATS_PER_S = 1_000
 """All devices' beats together stay below this."""
 _CANDIDATE_MS = 1_000
+_GHOST_MS = 10_000
+"""A session that has not answered `report` after this is not asked again until it speaks."""
 
 
 class Fleet:
@@ -46,12 +48,14 @@ class Fleet:
         self,
         config: CoreConfig,
         effects: Effects,
+        links: Links,
         topics: Topics,
         on_gone: Callable[[Device, str, int], None],
         on_changed: Callable[[Device], None],
     ) -> None:
         self._config = config
         self._effects = effects
+        self._links = links
         self._topics = topics
         self._on_gone = on_gone
         self._on_changed = on_changed
@@ -97,6 +101,8 @@ class Fleet:
     def watch(self, device: Device) -> None:
         """See to it that a device's silence is looked at in time."""
         if device.verdict == "dead":
+            if device.link is not None and device.reported_ms is not None:
+                self._check_at(device, device.reported_ms + _GHOST_MS)
             return
         patience = self._patience_ms(device)
         if device.verdict == "alive":
@@ -136,6 +142,9 @@ class Fleet:
 
     def _judge(self, device: Device, now_ms: int) -> None:
         if device.verdict == "dead":
+            # Somebody's retained word, and nobody answers to it: stop asking.
+            if device.reported_ms is not None and now_ms >= device.reported_ms + _GHOST_MS:
+                drop_link(device)
             return
         silent_ms = now_ms - self._silent_since_ms(device)
         patience = self._patience_ms(device)
@@ -243,7 +252,7 @@ class Fleet:
 
     def _take_session(self, device: Device, session: str, now_ms: int) -> None:
         device.session = session
-        device.link = None
+        drop_link(device)
         device.verified = False
         device.reported_ms = None
         device.codes = {}
@@ -252,7 +261,6 @@ class Fleet:
         device.candidate = ""
         device.candidate_until_ms = None
         for opened in device.assignments.values():
-            opened.session = session
             opened.trim_to = None
         self._on_changed(device)
         self.report(device, now_ms)
@@ -279,16 +287,16 @@ class Fleet:
             limit = (
                 device.capabilities.packet_bytes_max if device.capabilities else PACKET_BYTES_MAX
             )
-            device.link = Link(
+            device.link = self._links.make(
                 session=device.session,
                 controller=self.session,
                 epoch=self.epoch,
                 topic=self._topics.inbox(device.name),
-                window=DEVICE_WINDOW,
                 packet_bytes_max=min(limit, self._config.packet_bytes_max),
             )
         device.reported_ms = now_ms
         device.link.send(Report())
+        self.watch(device)
 
     # -- two of one name --------------------------------------------------------------------
 
@@ -350,7 +358,7 @@ class Fleet:
         self._gone_now(device, why, now_ms)
 
     def _die(self, device: Device, why: str, now_ms: int) -> None:
-        device.link = None
+        drop_link(device)
         device.verified = False
         self._set_verdict(device, "dead", why, now_ms)
 
@@ -396,7 +404,7 @@ class Fleet:
         self.epoch = epoch
         self.listen_from(now_ms + self.spread_ms() + self._config.limits.first_suspicion_ms)
         for device in self.devices.values():
-            device.link = None
+            drop_link(device)
             device.verified = False
             device.codes = {}
             for opened in device.assignments.values():
@@ -409,9 +417,16 @@ class Fleet:
         """We hear nobody: nobody is suspected until we are back."""
         self.session = ""
         for device in self.devices.values():
-            device.link = None
+            drop_link(device)
             device.verified = False
             self._on_changed(device)
+
+
+def drop_link(device: Device) -> None:
+    """A pair of sessions is over; the next one starts with `report` again."""
+    if device.link is not None:
+        device.link.closed = True
+        device.link = None
 
 
 def _is_loopback(broker: str) -> bool:

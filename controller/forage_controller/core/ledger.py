@@ -112,7 +112,7 @@ class Ledger:
             self.tasks[task.id] = client.tasks[task.id] = task
         page = task.pages.get(header.first)
         if page is None:
-            page = self._new_page(task, header, message, now_ms)
+            page = self._new_page(task, header, message)
         if message.collected:
             self.collect(task, message.collected, now_ms)
         return task
@@ -131,7 +131,7 @@ class Ledger:
                 "or use submit_all, which makes one task of many calls",
             )
 
-    def _new_page(self, task: Task, header: Header, message: PageMessage, now_ms: int) -> Page:
+    def _new_page(self, task: Task, header: Header, message: PageMessage) -> Page:
         page = Page(
             first=header.first,
             n=header.n,

@@ -215,6 +215,8 @@ class Open:
     work_us: int = 0
     bytes: int = 0
     assigned_ms: int = 0
+    link: Link | None = None
+    """The link its message went out on."""
     trim_to: int | None = None
     """A take-back that is not answered."""
     attempt: Attempt | None = None
