@@ -59,18 +59,20 @@ class PacketReader:
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
         self._clock = asyncio.get_running_loop().time
-        self.heard_s = self._clock()
-        """When bytes last arrived: a long packet on a slow link is a sign of life."""
+        self.waiting_since_s: float | None = None
+        """Since when the peer has been silent; None while its last packet is being obeyed. Each
+        block of a long packet counts: on a slow link it is a sign of life."""
 
     async def next(self) -> tuple[int, bytes]:
         """The next packet: its first byte, and all behind its length."""
+        self.waiting_since_s = self._clock()
         first, length = await self._reader.readexactly(2)
         if length & 0x80:
             length = await self._long_length(length & 0x7F)
         body = await (
             self._long_body(length) if length > _READ_BYTES else self._reader.readexactly(length)
         )
-        self.heard_s = self._clock()
+        self.waiting_since_s = None
         return first, body
 
     async def _long_length(self, length: int) -> int:
@@ -91,7 +93,7 @@ class PacketReader:
             block = await self._reader.read(min(_READ_BYTES, length - len(body)))
             if not block:
                 raise asyncio.IncompleteReadError(bytes(body), length)
-            self.heard_s = self._clock()
+            self.waiting_since_s = self._clock()
             body += block
         return bytes(body)
 
@@ -144,10 +146,13 @@ class Connection(BrokerProtocolHandler):  # type: ignore[misc]
 
     async def _watch_silence(self) -> None:
         limit_s = self.session.keep_alive * _KEEPALIVE_GRACE
+        clock = asyncio.get_running_loop().time
+        silent_s = 0.0
+        while silent_s < limit_s:
+            await asyncio.sleep(limit_s - silent_s)
+            since_s = self._packets.waiting_since_s
+            silent_s = 0.0 if since_s is None else clock() - since_s
         if limit_s:
-            clock = asyncio.get_running_loop().time
-            while (rest_s := self._packets.heard_s + limit_s - clock()) > 0:
-                await asyncio.sleep(rest_s)
             self.abort(f"silent for {limit_s:g} s")
 
     async def _obey(self, first: int, body: bytes) -> bool:

@@ -274,9 +274,10 @@ class MosquittoBroker:
 
 
 def _level(line: str) -> int:
-    if line.startswith("Error"):
+    # Before it has read its configuration, mosquitto puts the time before the word.
+    if "Error" in line:
         return logging.ERROR
-    if line.startswith("Warning") or "being dropped" in line:
+    if "Warning" in line or "being dropped" in line:
         return logging.WARNING
     return logging.INFO
 

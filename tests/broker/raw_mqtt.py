@@ -62,11 +62,18 @@ class RawMqtt:
     @classmethod
     def connected(cls, port: int, client_id: str, **options: object) -> Self:
         client = cls(port)
-        code = client.connect(client_id, **options)  # type: ignore[arg-type]
+        code = client.connect(client_id, **options)
         assert code == 0, f"CONNACK {code}"
         return client
 
-    def connect(
+    def connect(self, client_id: str, **options: object) -> int:
+        """Send CONNECT (`send_connect` has the options); the return code of the CONNACK."""
+        self.send_connect(client_id, **options)  # type: ignore[arg-type]
+        body = self.expect(0x20)
+        self.session_present = bool(body[0] & 1)
+        return body[1]
+
+    def send_connect(
         self,
         client_id: str,
         *,
@@ -76,18 +83,13 @@ class RawMqtt:
         will_qos: int = 1,
         will_retain: bool = True,
         level: int = 4,
-    ) -> int:
-        """Send CONNECT; the return code of the CONNACK."""
+    ) -> None:
         flags = 0x02 if clean else 0
         payload = utf8(client_id)
         if will is not None:
             flags |= 0x04 | will_qos << 3 | (0x20 if will_retain else 0)
             payload += utf8(will[0]) + struct.pack("!H", len(will[1])) + will[1]
         self.send(0x10, utf8("MQTT") + struct.pack("!BBH", level, flags, keepalive_s) + payload)
-        first, body = self.receive()
-        assert first == 0x20, first
-        self.session_present = bool(body[0] & 1)
-        return body[1]
 
     def send(self, first: int, body: bytes = b"") -> None:
         self.socket.sendall(packet(first, body))
@@ -124,6 +126,14 @@ class RawMqtt:
         got, body = self.receive()
         assert got == first, f"packet {got:#x} with {body!r} in place of {first:#x}"
         return body
+
+    def expect_end(self) -> None:
+        """Read until the broker closes the connection."""
+        try:
+            while True:
+                self.receive()
+        except Closed:
+            return
 
     def subscribe(self, topic_filter: str, qos: int = 1, packet_id: int = 1) -> int:
         """The granted QoS, or 0x80."""
