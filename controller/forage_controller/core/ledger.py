@@ -76,6 +76,8 @@ class Ledger:
         """Tasks with committed outcomes: when to look whether they are collected."""
         self.to_clients: list[tuple[Client, OutcomeSet]] = []
         """Outcomes that clients are to be sent with this batch."""
+        self.news: dict[Client, None] = {}
+        """Clients with pages acknowledged or tasks released in this batch."""
         self.dirty: dict[str, Task] = {}
         """Tasks whose status changed."""
 
@@ -185,7 +187,7 @@ class Ledger:
 
     def _page_committed(self, task: Task, page: Page, waits: bool, now_ms: int) -> None:
         page.committed = True
-        task.client.acknowledged.append((task.id, page.first))
+        self.tell_acknowledged(task.client, (task.id, page.first))
         if waits and task.id in self.tasks:
             self.queue(task, page)
         self.release_if_over(task, now_ms)
@@ -359,9 +361,23 @@ class Ledger:
             self.to_clients.append((task.client, to_owner))
         for client in task.attached.values():
             self.to_clients.append((client, to_others))
+        self.tell_settled(task, now_ms)
+
+    def tell_settled(self, task: Task, now_ms: int) -> None:
+        """A second from now, tell the client what it has not collected by then."""
         if task.settled_due_ms is None and task.id in self.tasks:
             task.settled_due_ms = now_ms + self._limits.settled_after_ms
             self.due.append((task.settled_due_ms, task))
+
+    def tell_acknowledged(self, client: Client, row: tuple[str, int]) -> None:
+        """A page is committed: its client is told with this batch."""
+        client.acknowledged.append(row)
+        self.news[client] = None
+
+    def tell_released(self, client: Client, task: str) -> None:
+        """A task is released: a client is told with this batch."""
+        client.released.append(task)
+        self.news[client] = None
 
     def _cancel_elsewhere(self, task: Task, assignment: int, ranges: Ranges) -> None:
         """Tell devices that hold calls settled by another attempt to skip them."""
@@ -575,14 +591,14 @@ class Ledger:
         task.client.tasks.pop(task.id, None)
         for client in task.attached.values():
             client.attached.pop(task.id, None)
-            client.released.append(task.id)
+            self.tell_released(client, task.id)
         for opened in list(task.open.values()):
             self._assignments.close(opened, "released", now_ms)
         for page in task.pages.values():
             self._backlog.remove(task, page.first, page.end)
             self._pages.drop(page)
         self.archive_bytes -= task.archive_bytes
-        task.client.released.append(task.id)
+        self.tell_released(task.client, task.id)
         self.released[task.id] = now_ms + self._limits.keep_ms
         self._effects.save(SaveReleased(task=task.id))
         while len(self.released) > self._limits.released_ids:

@@ -7,6 +7,7 @@ from forage_controller.core.backlog import Backlog
 from forage_controller.core.config import CoreConfig
 from forage_controller.core.effects import Effects
 from forage_controller.core.ledger import Ledger
+from forage_controller.core.sessions import start_of
 from forage_controller.core.state import Device, Open, Page, Task
 from forage_wire.errors import DecodeError
 from forage_wire.messages import CancelAssigned, DeviceInventory, Forget, OutcomeSet
@@ -64,7 +65,9 @@ class Reconciler:
         for opened in list(device.assignments.values()):
             if opened.number in held:
                 continue
-            if self._never_started(device, opened, inventory.received):
+            if start_of(opened.session) != start_of(device.session):
+                self._ledger.lose(opened, "it was started anew", now_ms)
+            elif self._never_started(device, opened, inventory.received):
                 self._take_back(opened, now_ms)
 
     def _never_started(self, device: Device, opened: Open, received: int) -> bool:

@@ -1,0 +1,258 @@
+"""Answers to what people ask: the fleet, the tasks, why something does not run. JSON, for them."""
+
+import json
+from typing import Any
+
+from forage_controller.core.assignments import Assignments
+from forage_controller.core.backlog import Backlog
+from forage_controller.core.feasible import why_not
+from forage_controller.core.fleet import Fleet
+from forage_controller.core.ledger import Ledger
+from forage_controller.core.state import Client, Device, Task
+from forage_wire.messages import Answer, Drain, Query
+from forage_wire.topics import split_call
+
+__all__ = ["Queries"]
+
+
+class Queries:
+    """Answers queries of clients; a client sees the tasks of its own user."""
+
+    def __init__(
+        self, fleet: Fleet, ledger: Ledger, backlog: Backlog, assignments: Assignments
+    ) -> None:
+        self._fleet = fleet
+        self._ledger = ledger
+        self._backlog = backlog
+        self._assignments = assignments
+
+    def on_query(self, client: Client, query: Query, now_ms: int) -> None:
+        """Answer a query on the asking client's link."""
+        if client.link is None:
+            return
+        try:
+            body: Any = self._answer(client, query, now_ms)
+            ok = True
+        except LookupError as error:
+            body, ok = {"error": str(error.args[0])}, False
+        data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        client.link.send(Answer(id=query.id, ok=ok, body=data))
+
+    def _answer(self, client: Client, query: Query, now_ms: int) -> Any:
+        match query.what:
+            case "devices":
+                return [_device_row(device, now_ms) for device in self._fleet.devices.values()]
+            case "tasks":
+                return [
+                    _task_row(task, now_ms)
+                    for task in self._ledger.tasks.values()
+                    if task.client.user == client.user
+                ]
+            case "drain":
+                return self._drain(query)
+            case _:
+                return self._about_task(client, query, now_ms)
+
+    def _drain(self, query: Query) -> Any:
+        device = self._fleet.devices.get(query.name)
+        if device is None:
+            raise LookupError(f"no device is named {query.name}: look at `forage device ls`")
+        if device.link is None or device.verdict == "dead":
+            raise LookupError(f"device {device.name} is {device.verdict} ({device.why})")
+        on = query.arguments.get("on", "true") == "true"
+        device.link.send(Drain(on=on))
+        return {"device": device.name, "draining": on}
+
+    def _about_task(self, client: Client, query: Query, now_ms: int) -> Any:
+        named = split_call(query.name)
+        task = self._ledger.tasks.get(named[0]) if named else None
+        if task is None or task.client.user != client.user:
+            if named and named[0] in self._ledger.released:
+                raise LookupError(
+                    f"task {named[0]} has ended and was collected: nothing more is kept of it"
+                )
+            raise LookupError(
+                f"no task or call of this user is named {query.name}: look at `forage task ls`"
+            )
+        index = named[1] if named else None
+        if index is not None and index >= max(task.calls, task.total or 0):
+            raise LookupError(f"task {task.id} has {task.calls} calls; there is none {index}")
+        match query.what:
+            case "logs":
+                return _logs(task, index)
+            case "task":
+                if index is None:
+                    return {
+                        **_task_row(task, now_ms),
+                        "devices": task.devices,
+                        "attempts": task.assigned,
+                        "progress": {
+                            str(at): {"permille": permille, "text": text}
+                            for at, (permille, text) in task.progress.items()
+                        },
+                    }
+                return self._call_row(task, index, now_ms)
+            case _:
+                return self._explain(task, index, now_ms)
+
+    def _call_row(self, task: Task, index: int, now_ms: int) -> dict[str, Any]:
+        state, reason, device = self._state_of(task, index)
+        attempts = [row for row in _attempts(task, now_ms) if row["low"] <= index < row["high"]]
+        return {
+            "task": task.id,
+            "index": index,
+            "label": task.label,
+            "state": state,
+            "reason": reason,
+            "device": device or None,
+            "attempts": len(attempts),
+        }
+
+    def _state_of(self, task: Task, index: int) -> tuple[str, str, str]:
+        """(state, why, device) of one call."""
+        if index in task.collected:
+            return "collected", "its client has the outcome", ""
+        if index in task.settled:
+            return "settled", "the outcome is here and not collected yet", ""
+        for opened in task.open.values():
+            if opened.low <= index < opened.end and index not in opened.reported:
+                device = opened.device.name
+                if index in task.started:
+                    return "running", f"running on {device}", device
+                return "assigned", f"with {device}, which has not reported its start", device
+        return "queued", self._why_queued(task, index), ""
+
+    def _why_queued(self, task: Task, index: int) -> str:
+        page = task.page_of(index)
+        if page is None:
+            return "its page has not arrived"
+        reasons = [why_not(device, page.header) for device in self._fleet.devices.values()]
+        if not reasons:
+            return "there is no device"
+        if all(reasons):
+            return "no device is eligible"
+        queue = self._backlog.queue_of(page.header)
+        self._backlog.rest(queue)
+        if queue.waiting and task.assigned == 0 and not page.calls:
+            return "its page is being read"
+        return "all eligible devices are busy"
+
+    def _explain(self, task: Task, index: int | None, now_ms: int) -> dict[str, Any]:
+        attempts = _attempts(task, now_ms)
+        page = task.pages.get(min(task.pages)) if task.pages else None
+        if index is not None:
+            attempts = [row for row in attempts if row["low"] <= index < row["high"]]
+            page = task.page_of(index)
+            state, reason, _device = self._state_of(task, index)
+        else:
+            state = _task_state(task)
+            waiting = next((low for low, _high in task.done.missing(0, task.calls)), None)
+            reason = self._state_of(task, waiting)[1] if waiting is not None else "all is done"
+        eligible = {}
+        if page is not None:
+            eligible = {
+                device.name: why_not(device, page.header) or "yes"
+                for device in self._fleet.devices.values()
+            }
+        return {
+            "task": task.id,
+            "index": index,
+            "label": task.label,
+            "state": state,
+            "reason": reason,
+            "attempts": attempts,
+            "eligible": eligible,
+        }
+
+
+def _device_row(device: Device, now_ms: int) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": device.name,
+        "state": "lost" if device.verdict == "dead" and device.state != "offline" else device.state,
+        "verdict": device.verdict,
+        "why": device.why,
+        "session": device.session,
+        "active_tasks": sum(opened.left for opened in device.assignments.values()),
+        "last_seen_s": max(0, now_ms - device.heard_ms) // 1_000 if device.heard_ms else None,
+    }
+    capabilities, load = device.capabilities, device.load
+    if capabilities is not None:
+        row |= {
+            "address": capabilities.address,
+            "slots": capabilities.slots,
+            "cpu_cores": capabilities.cores,
+            "cpu_strength": capabilities.strength,
+            "memory_bytes": capabilities.memory_bytes,
+            "network": capabilities.network,
+            "network_bytes_s": capabilities.network_bytes_s,
+            "labels": capabilities.labels,
+            "resources": capabilities.resources,
+            "functions": capabilities.functions,
+            "python": capabilities.python,
+            "arch": capabilities.arch,
+            "os": capabilities.os,
+            "profile": capabilities.profile,
+        }
+    if load is not None:
+        row |= {
+            "cpu_percent": load.cpu_percent,
+            "memory_percent": load.memory_percent,
+            "temperature_c": load.temperature_c,
+            "throttled": load.throttled,
+            "battery_percent": load.battery_percent,
+            "running": load.running,
+            "queued": load.queued,
+        }
+    return row
+
+
+def _task_state(task: Task) -> str:
+    if task.complete:
+        return "collected"
+    if task.total is not None and task.done.count >= task.total:
+        return "settled"
+    if task.open:
+        return "running"
+    return "queued"
+
+
+def _task_row(task: Task, now_ms: int) -> dict[str, Any]:
+    running = sum(opened.left for opened in task.open.values())
+    return {
+        "task": task.id,
+        "label": task.label,
+        "user": task.client.user,
+        "client": task.client.name,
+        "client_here": task.client.here,
+        "calls": task.calls,
+        "complete": task.total is not None,
+        "queued": max(0, task.calls - task.done.count - running),
+        "running": running,
+        "settled": task.settled.count,
+        "failed": task.failed,
+        "collected": task.collected.count,
+        "state": _task_state(task),
+        "age_s": (now_ms - task.made_ms) // 1_000,
+    }
+
+
+def _attempts(task: Task, now_ms: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "assignment": attempt.assignment,
+            "device": attempt.device,
+            "low": attempt.low,
+            "high": attempt.high,
+            "how": attempt.how,
+            "age_ms": now_ms - attempt.began_ms,
+            "took_ms": None if attempt.ended_ms is None else attempt.ended_ms - attempt.began_ms,
+        }
+        for attempt in task.attempts
+    ]
+
+
+def _logs(task: Task, index: int | None) -> dict[str, Any]:
+    lines = list(task.log)
+    if index is not None:
+        lines = [line for line in lines if line.startswith(f"{index} ")]
+    return {"task": task.id, "lines": lines, "dropped": task.log_dropped}
