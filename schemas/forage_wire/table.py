@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from forage_wire.kinds import Kind
 
-__all__ = ["Table", "table_of"]
+__all__ = ["Table", "annotations_of", "table_of"]
 
 
 class Table:
@@ -16,7 +16,7 @@ class Table:
 
     def __init__(self, message_class: type) -> None:
         self.message_class = message_class
-        annotations = _annotations(message_class)
+        annotations = annotations_of(message_class)
         columns = []
         for field in fields(message_class):
             _, key, kind = _parts_of(annotations[field.name])
@@ -70,7 +70,8 @@ def _parts_of(annotation: Any) -> tuple[Any, str, Kind]:
     return found[0], found[1], found[2]
 
 
-def _annotations(message_class: type) -> dict[str, Any]:
+def annotations_of(message_class: type) -> dict[str, Any]:
+    """The annotations of a dataclass and of those it inherits from, by field."""
     found: dict[str, Any] = {}
     for base in reversed(message_class.__mro__):
         found.update(get_annotations(base))

@@ -1,0 +1,238 @@
+"""Hypothesis strategies for everything on the wire, made from the messages' own tables.
+
+`instances(Class)` builds valid messages, headers and documents; `raw_of(kind)` what a kind
+accepts, as a decoder finds it, and `wrong_for(kind)` what it must refuse.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, get_args
+
+from hypothesis import strategies as st
+
+from forage_wire import messages
+from forage_wire.kinds import Kind
+from forage_wire.messages import CBOR_MESSAGES, JSON_DOCUMENTS
+from forage_wire.table import annotations_of
+
+__all__ = [
+    "DOCUMENT_CLASSES",
+    "MESSAGE_CLASSES",
+    "PART_CLASSES",
+    "Column",
+    "columns_of",
+    "instances",
+    "range_lists",
+    "raw_maps",
+    "raw_of",
+    "wrong_for",
+]
+
+MESSAGE_CLASSES = list(CBOR_MESSAGES.values())
+PART_CLASSES: list[type] = [
+    messages.Options,
+    messages.Header,
+    messages.Page,
+    messages.Assignment,
+    messages.OutcomeSet,
+]
+DOCUMENT_CLASSES = list(JSON_DOCUMENTS.values())
+
+_ITEMS = 4
+"""Lists are kept this short: what a list's length does is tested once, not in every message."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Column:
+    """One field of a message class."""
+
+    name: str
+    key: str
+    kind: Kind
+    required: bool
+
+
+def columns_of(message_class: type) -> list[Column]:
+    """The fields of a message class, in order."""
+    annotations = annotations_of(message_class)
+    found = []
+    for field in dataclasses.fields(message_class):
+        _type, key, kind = get_args(annotations[field.name])
+        required = (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        )
+        found.append(Column(field.name, key, kind, required))
+    return found
+
+
+def instances(message_class: type) -> st.SearchStrategy[Any]:
+    """Valid instances of a message, part or document class."""
+    required: dict[str, st.SearchStrategy[Any]] = {}
+    optional: dict[str, st.SearchStrategy[Any]] = {}
+    for column in columns_of(message_class):
+        values = raw_of(column.kind).map(column.kind.decode)
+        (required if column.required else optional)[column.name] = values
+    fields = st.fixed_dictionaries(required, optional=optional)
+    return fields.map(lambda found: message_class(**found))
+
+
+@st.composite
+def range_lists(draw: st.DrawFn, end: int = 2**32) -> list[list[int]]:
+    """Sorted, disjoint ranges below `end`."""
+    edges = draw(st.lists(st.integers(0, end), max_size=2 * _ITEMS, unique=True))
+    edges = sorted(edges[: len(edges) // 2 * 2])
+    return [list(pair) for pair in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def _texts(maximum: int) -> st.SearchStrategy[str]:
+    return st.text(max_size=min(maximum, 12))
+
+
+def _unsigned(maximum: int, minimum: int) -> st.SearchStrategy[int]:
+    return st.sampled_from([minimum, maximum]) | st.integers(minimum, maximum)
+
+
+def _data(maximum: int, sizes: tuple[int, ...]) -> st.SearchStrategy[bytes]:
+    if not sizes:
+        return st.binary(max_size=min(maximum, 40))
+    return st.sampled_from(sizes).flatmap(lambda size: st.binary(min_size=size, max_size=size))
+
+
+def _pattern(expression: str, empty: bool) -> st.SearchStrategy[str]:
+    texts = st.from_regex(expression, fullmatch=True)
+    return texts | st.just("") if empty else texts
+
+
+def _text_map(maximum: int, value: Kind) -> st.SearchStrategy[dict[str, Any]]:
+    return st.dictionaries(_texts(64), raw_of(value), max_size=min(maximum, _ITEMS))
+
+
+_NAMED = st.tuples(st.text(min_size=1, max_size=12), _texts(32)).map(list)
+
+_RAW: dict[str, Callable[..., st.SearchStrategy[Any]]] = {
+    "unsigned": _unsigned,
+    "number": lambda: st.integers(-(10**6), 10**6) | st.floats(-1e9, 1e9, width=32),
+    "boolean": lambda: st.booleans(),
+    "text": _texts,
+    "pattern": _pattern,
+    "one_of": lambda *choices: st.sampled_from(choices),
+    "data": _data,
+    "nullable": lambda kind: st.none() | raw_of(kind),
+    "list_of": lambda kind, maximum: st.lists(raw_of(kind), max_size=min(maximum, _ITEMS)),
+    "row": lambda *kinds: st.tuples(*map(raw_of, kinds)).map(list),
+    "ranges": lambda maximum: range_lists(),
+    "text_map": _text_map,
+    "name_or_version": lambda: st.binary(min_size=32, max_size=32) | _NAMED,
+    "record": lambda record: raw_maps(record),
+}
+
+
+def raw_of(kind: Kind) -> st.SearchStrategy[Any]:
+    """What a kind accepts, as a decoder finds it on the wire."""
+    return _RAW[kind.name](*kind.bounds)
+
+
+def raw_maps(record: type) -> st.SearchStrategy[dict[str, Any]]:
+    """Maps that hold a valid record."""
+    required = {column.key: raw_of(column.kind) for column in columns_of(record) if column.required}
+    optional = {
+        column.key: raw_of(column.kind) for column in columns_of(record) if not column.required
+    }
+    return st.fixed_dictionaries(required, optional=optional)
+
+
+# -- what must be refused -------------------------------------------------------------------------
+
+_INTEGERS = st.integers(-(2**63), 2**64 - 1)
+_OF_TYPE: dict[type, st.SearchStrategy[Any]] = {
+    int: _INTEGERS,
+    bool: st.booleans(),
+    str: st.text(max_size=8),
+    bytes: st.binary(max_size=8),
+    list: st.lists(_INTEGERS, max_size=3),
+    dict: st.dictionaries(st.text(max_size=3), _INTEGERS, max_size=3),
+    type(None): st.none(),
+}
+_TYPES_TAKEN: dict[str, tuple[type, ...]] = {
+    "unsigned": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "text": (str,),
+    "pattern": (str,),
+    "one_of": (str,),
+    "data": (bytes,),
+    "list_of": (list,),
+    "row": (list,),
+    "ranges": (list,),
+    "text_map": (dict,),
+    "name_or_version": (bytes, list),
+    "record": (dict,),
+}
+
+
+def _other_types(*taken: type) -> st.SearchStrategy[Any]:
+    return st.one_of([values for kind, values in _OF_TYPE.items() if kind not in taken])
+
+
+def _wrong_data(maximum: int, sizes: tuple[int, ...]) -> st.SearchStrategy[bytes]:
+    if sizes:
+        return st.binary(max_size=40).filter(lambda data: len(data) not in sizes)
+    # A string above the limit is large: only where the limit is small is it worth making.
+    return st.just(b"x" * (maximum + 1)) if maximum <= 65_536 else st.nothing()
+
+
+def _wrong_row(*kinds: Kind) -> st.SearchStrategy[list[Any]]:
+    right = _RAW["row"](*kinds)
+    shorter = right.map(lambda row: row[:-1])
+    longer = right.map(lambda row: [*row, 0])
+    in_place = [
+        st.tuples(*[wrong_for(k) if at == place else raw_of(k) for at, k in enumerate(kinds)])
+        for place in range(len(kinds))
+    ]
+    return st.one_of(shorter, longer, *[rows.map(list) for rows in in_place])
+
+
+def _wrong_record(record: type) -> st.SearchStrategy[dict[str, Any]]:
+    columns = columns_of(record)
+    mistakes: list[st.SearchStrategy[dict[str, Any]]] = []
+    for column in columns:
+        if column.required:
+            mistakes.append(
+                raw_maps(record).map(
+                    lambda raw, gone=column.key: {k: v for k, v in raw.items() if k != gone}
+                )
+            )
+        mistakes.append(
+            st.tuples(raw_maps(record), wrong_for(column.kind)).map(
+                lambda pair, key=column.key: {**pair[0], key: pair[1]}
+            )
+        )
+    return st.one_of(mistakes)
+
+
+_WRONG: dict[str, Callable[..., st.SearchStrategy[Any]]] = {
+    "unsigned": lambda maximum, minimum: st.sampled_from([minimum - 1, maximum + 1]),
+    "text": lambda maximum: st.just("x" * (maximum + 1)),
+    "pattern": lambda expression, empty: st.sampled_from(["!", "A\n", "x" * 60]),
+    "one_of": lambda *choices: st.sampled_from(["", choices[0] + " ", "other"]),
+    "data": _wrong_data,
+    "list_of": lambda kind, maximum: st.tuples(raw_of(kind), wrong_for(kind)).map(list),
+    "row": _wrong_row,
+    "ranges": lambda maximum: st.sampled_from([[[0]], [[0, 1, 2]], [[-1, 2]], [["a", 2]], [3]]),
+    "text_map": lambda maximum, value: st.dictionaries(
+        _texts(64), wrong_for(value), min_size=1, max_size=2
+    ),
+    "name_or_version": lambda: st.sampled_from([b"", b"x" * 31, [], ["", "1"], ["a"], ["a", 1]]),
+    "record": _wrong_record,
+}
+
+
+def wrong_for(kind: Kind) -> st.SearchStrategy[Any]:
+    """What a kind must refuse: another type, out of its bounds, or wrong inside.
+
+    Only mistakes that CDDL can name; that ranges are sorted and disjoint it cannot.
+    """
+    if kind.name == "nullable":
+        return wrong_for(kind.bounds[0]).filter(lambda raw: raw is not None)
+    other = _other_types(*_TYPES_TAKEN[kind.name])
+    return other | _WRONG[kind.name](*kind.bounds) if kind.name in _WRONG else other
