@@ -64,6 +64,7 @@ class Ledger:
         self._assignments = assignments
         self._pages = pages
         self._fleet_size = fleet_size
+        self.keep_ms = config.limits.keep_ms
         self.tasks: dict[str, Task] = {}
         self.released: dict[str, int] = {}
         """Ids of tasks that ended -> when they are forgotten."""

@@ -1,0 +1,408 @@
+"""The controller's core: one `handle` for all that happens, wired from its parts.
+
+    starting ──(nobody else is active, epoch committed)──► active ──► exit 2 where another rules
+
+It listens before it rules: another live controller ends it in words. Its epoch is one above
+any it has stored, heard or been refused with, and is committed before the first use.
+"""
+
+import random
+from typing import assert_never
+
+from forage_controller.core.assignments import Assignments
+from forage_controller.core.backlog import Backlog, Pending
+from forage_controller.core.clients import Clients
+from forage_controller.core.codes import CodeShelf
+from forage_controller.core.commands import Command, Event
+from forage_controller.core.config import CoreConfig
+from forage_controller.core.dispatch import Dispatcher
+from forage_controller.core.effects import Effects
+from forage_controller.core.fleet import Fleet
+from forage_controller.core.intake import Intake
+from forage_controller.core.ledger import Ledger
+from forage_controller.core.links import Links
+from forage_controller.core.monitor import Monitor
+from forage_controller.core.operations import (
+    CodeLoaded,
+    OutcomesLoaded,
+    PageLoaded,
+    RecoveredState,
+    SaveCommitted,
+    SaveEpoch,
+    SaveFailed,
+)
+from forage_controller.core.pages import PageCache
+from forage_controller.core.queries import Queries
+from forage_controller.core.reconcile import Reconciler
+from forage_controller.core.recover import recover
+from forage_controller.core.sessions import start_of
+from forage_controller.core.starvation import Starvation
+from forage_controller.core.state import Device
+from forage_wire.codec import encode_json
+from forage_wire.io import (
+    BatchEnded,
+    Connected,
+    Disconnected,
+    MessageReceived,
+    Publish,
+    PublishAcknowledged,
+)
+from forage_wire.limits import PROTOCOL_MAJOR, PROTOCOL_MINOR
+from forage_wire.messages import ControllerPresence
+from forage_wire.system_errors import REFUSED
+from forage_wire.topics import Topics
+
+__all__ = ["ControllerCore"]
+
+
+class ControllerCore:
+    """Devices, tasks and who gets what.
+
+    Args:
+        config: Name, root topic, detection time, limits.
+        recovered: What the store held at start.
+        start: This process start's random part of its sessions (16 hexadecimal digits).
+        seed: For decisions that want chance (none so far depends on more than order).
+
+    The shell's duties:
+        1. Connect with `will` as the MQTT will, subscribe to `Topics.controller_subscriptions`,
+           then hand `Connected`.
+        2. Commit `Save` commands in order and answer each commit with `SaveCommitted`; what must
+           wait for it is held here and comes out of that event.
+        3. Hand everything readable, then `BatchEnded`; hand `BatchEnded` too when
+           `next_wakeup_ms` is reached.
+    """
+
+    def __init__(
+        self, config: CoreConfig, recovered: RecoveredState, start: str, seed: int = 0
+    ) -> None:
+        self._config = config
+        self._start = start
+        self._random = random.Random(seed)
+        self.topics = Topics(config.root)
+        self._session = ""
+        self._connected = False
+        self._active = False
+        self.epoch = recovered.epoch
+        self._epoch_seen = recovered.epoch
+        self._epoch_pending = False
+        self._decide_ms: int | None = None
+        self._early: list[MessageReceived] = []
+        self._exiting = False
+        self._wanted_ms: int | None = None
+
+        self.effects = effects = Effects()
+        self._links = Links(effects)
+        self.backlog = Backlog()
+        self.assignments = Assignments(config, effects, self.backlog)
+        self._pages = PageCache(effects, config.limits.page_cache_bytes)
+        self._codes = CodeShelf(effects, config.limits.code_cache_bytes)
+        self.ledger = Ledger(
+            config,
+            effects,
+            self.backlog,
+            self.assignments,
+            self._pages,
+            lambda: self.fleet.alive,
+        )
+        self.fleet = Fleet(
+            config, effects, self._links, self.topics, self._device_gone, self._device_changed
+        )
+        self.reconciler = Reconciler(config, effects, self.backlog, self.assignments, self.ledger)
+        self._queries = Queries(self.fleet, self.ledger, self.backlog, self.assignments)
+        self.clients = Clients(
+            config,
+            effects,
+            self._links,
+            self.topics,
+            self.ledger,
+            self._codes,
+            self.reconciler,
+            self._queries.on_query,
+        )
+        self.clients.devices_alive = lambda: self.fleet.alive
+        self.dispatcher = Dispatcher(
+            config,
+            self.backlog,
+            self.assignments,
+            self._codes,
+            self._pages,
+            self.fleet.devices,
+            self.fleet.detect_ms,
+            self._unreadable,
+        )
+        self._starvation = Starvation(self.backlog, self.ledger, self.fleet)
+        self._monitor = Monitor(config, effects, self.topics, self.fleet, self.ledger, self.backlog)
+        self._intake = Intake(
+            effects,
+            self.topics,
+            self.fleet,
+            self.clients,
+            self.ledger,
+            self.assignments,
+            self.backlog,
+            self.reconciler,
+            self._monitor,
+            self._codes,
+            self._refused_epoch,
+        )
+        self._unheard = recover(
+            recovered,
+            self.clients,
+            self.fleet,
+            self.ledger,
+            self.assignments,
+            self.backlog,
+            self._codes,
+        )
+        self._unheard_until_ms: int | None = None
+
+    # -- the interface ----------------------------------------------------------------------
+
+    def will(self, session: str) -> Publish:
+        """What the broker is to say of us when our connection breaks."""
+        return self._presence("lost", session)
+
+    def goodbye(self) -> list[Command]:
+        """What to publish before an orderly end."""
+        self._exiting = True
+        return [self._presence("offline", self._session)] if self._connected else []
+
+    def handle(self, event: Event, now_ms: int) -> list[Command]:
+        """Advance by one event.
+
+        Args:
+            event: What happened.
+            now_ms: Monotonic milliseconds; never less than in the call before.
+
+        Returns:
+            Commands to carry out in order.
+        """
+        match event:
+            case MessageReceived():
+                self._on_message(event, now_ms)
+            case BatchEnded():
+                self._on_batch_end(now_ms)
+            case SaveCommitted():
+                self.effects.on_committed(event.number, now_ms)
+            case PageLoaded():
+                self._pages.loaded(self.ledger.tasks.get(event.task), event)
+            case CodeLoaded():
+                self._codes.loaded(event)
+                for device in self.fleet.devices.values():
+                    if device.code_wanted:
+                        self._intake.hand_code(device, now_ms)
+            case OutcomesLoaded():
+                self.clients.on_loaded(event)
+            case Connected():
+                self._on_connected(event, now_ms)
+            case Disconnected():
+                self._on_disconnected()
+            case SaveFailed():
+                self._exit(1, f"the store cannot be written: {event.reason}")
+            case PublishAcknowledged():
+                pass
+            case _:
+                assert_never(event)
+        return self.effects.take()
+
+    def next_wakeup_ms(self) -> int | None:
+        """When `BatchEnded` is due without any other event; None: never."""
+        dues = [
+            self._decide_ms,
+            self._links.next_wakeup_ms(),
+            self.fleet.next_wakeup_ms(),
+            self._monitor.next_wakeup_ms(),
+            self.reconciler.next_wakeup_ms(),
+            self.clients.next_wakeup_ms(),
+            self._starvation.next_wakeup_ms(),
+            self._unheard_until_ms,
+        ]
+        if self._active:
+            dues.append(self.dispatcher.next_wakeup_ms())
+        known = [due for due in dues if due is not None]
+        self._wanted_ms = min(known) if known else None
+        return self._wanted_ms
+
+    # -- our connection ---------------------------------------------------------------------
+
+    def _presence(self, state: str, session: str) -> Publish:
+        document = ControllerPresence(
+            state=state,
+            epoch=self.epoch,
+            session=session,
+            protocol=f"{PROTOCOL_MAJOR}.{PROTOCOL_MINOR}",
+            reconnect_spread_ms=self.fleet.spread_ms(),
+            software=self._config.software,
+        )
+        return Publish(
+            topic=self.topics.controller_presence(self._config.name),
+            payload=encode_json(document),
+            retain=True,
+        )
+
+    def _on_connected(self, event: Connected, now_ms: int) -> None:
+        self._session = event.session
+        self._connected = True
+        if self._active:
+            self._rule(now_ms)
+            return
+        self.effects.command(self._presence("starting", self._session))
+        self._decide_ms = now_ms + self._config.limits.start_wait_ms
+
+    def _on_disconnected(self) -> None:
+        self._connected = False
+        self._decide_ms = None
+        self._early.clear()
+        self.fleet.disconnected()
+        self.clients.disconnected()
+
+    def _decide(self, now_ms: int) -> None:
+        """Nobody else has spoken: take the next epoch, and rule once it is committed."""
+        self._decide_ms = None
+        if self._epoch_pending or self._active:
+            return
+        self._next_epoch()
+
+    def _next_epoch(self) -> None:
+        self.epoch = max(self.epoch, self._epoch_seen) + 1
+        self._epoch_pending = True
+        self.effects.save(SaveEpoch(epoch=self.epoch))
+        self.effects.after_commit(self._epoch_committed)
+
+    def _epoch_committed(self, now_ms: int) -> None:
+        self._epoch_pending = False
+        self.assignments.epoch = self.epoch
+        first = not self._active
+        self._active = True
+        if self._connected and not self._exiting:
+            self._rule(now_ms)
+        if first:
+            self._unheard_until_ms = (
+                now_ms + self.fleet.spread_ms() + self._config.limits.first_suspicion_ms
+            )
+
+    def _rule(self, now_ms: int) -> None:
+        self.effects.command(self._presence("active", self._session))
+        self.clients.connected(self._session, self.epoch)
+        self.fleet.connected(self._session, self.epoch, now_ms)
+        early, self._early = self._early, []
+        for message in early:
+            self._on_message(message, now_ms)
+
+    def _refused_epoch(self, bound: int, holder: str) -> None:
+        """A device obeys another epoch: above ours, or ours from another start."""
+        self._epoch_seen = max(self._epoch_seen, bound)
+        if self._epoch_pending or bound < self.epoch:
+            return
+        self.effects.note(
+            "warning", f"epoch {self.epoch} is refused: {holder} holds {bound}; taking the next"
+        )
+        self._next_epoch()
+
+    def _on_controller(self, name: str, presence: ControllerPresence, retain: bool) -> None:
+        self._epoch_seen = max(self._epoch_seen, presence.epoch)
+        if start_of(presence.session) == self._start:
+            return
+        if retain or self._exiting:
+            return
+        other = f"controller {name} (session {presence.session})"
+        if presence.state == "active":
+            if not self._active:
+                self._exit(
+                    2, f"{other} is active on this broker: stop it first, or use another --root"
+                )
+            elif (presence.epoch, presence.session) > (self.epoch, self._session):
+                self._exit(2, f"{other} rules with epoch {presence.epoch} above {self.epoch}")
+            else:
+                self.effects.command(self._presence("active", self._session))
+        elif self._active and name == self._config.name and presence.state != "active":
+            # Another start under our name overwrote our word, or answers to a `starting` one.
+            self.effects.command(self._presence("active", self._session))
+        elif self._active and presence.state == "starting":
+            self.effects.command(self._presence("active", self._session))
+
+    def _exit(self, code: int, reason: str) -> None:
+        if not self._exiting:
+            self._exiting = True
+            self.effects.exit(code, reason)
+
+    # -- messages ---------------------------------------------------------------------------
+
+    def _on_message(self, event: MessageReceived, now_ms: int) -> None:
+        parsed = self.topics.parse(event.topic)
+        if parsed is None:
+            self.effects.drop("unknown", f"topic {event.topic[:80]!r}")
+            return
+        if parsed.branch == "controller-presence":
+            presence = self._intake.controller_presence(parsed, event.payload)
+            if presence is not None:
+                self._on_controller(parsed.controller, presence, event.retain)
+            return
+        if not self._active or not self._connected:
+            if len(self._early) < self._config.limits.starting_messages:
+                self._early.append(event)
+            return
+        self._intake.on_message(parsed, event, now_ms)
+
+    # -- the end of a batch -----------------------------------------------------------------
+
+    def _on_batch_end(self, now_ms: int) -> None:
+        wanted = self._wanted_ms
+        if wanted is not None and now_ms - wanted > self._config.limits.loop_gap_ms:
+            self.fleet.listen_from(now_ms)
+        if self._decide_ms is not None and now_ms >= self._decide_ms:
+            self._decide(now_ms)
+        self.effects.run_due(now_ms)
+        if self._active and self._connected:
+            self._work(now_ms)
+        self._monitor.publish(now_ms, clients=len(self.clients.clients))
+        self._links.poll(now_ms)
+        self.effects.end_batch()
+
+    def _work(self, now_ms: int) -> None:
+        if self._unheard_until_ms is not None and now_ms >= self._unheard_until_ms:
+            self._lose_unheard(now_ms)
+        self.fleet.busy = len(self.assignments.busy)
+        self.fleet.check(now_ms)
+        self.reconciler.expire(now_ms)
+        self._starvation.check(now_ms)
+        touched = list(self.assignments.touched.values())
+        self.dispatcher.schedule(now_ms)
+        for device in touched:
+            if device.assignments:
+                self.fleet.watch(device)
+        for device in self.assignments.touched.values():
+            if device.assignments:
+                self.fleet.watch(device)
+        for device, rows in self.ledger.take_acknowledgements():
+            self._intake.acknowledge(device, rows)
+        self.clients.tell(now_ms)
+
+    def _lose_unheard(self, now_ms: int) -> None:
+        """Devices that held work when we stopped and have not come: their work goes to others."""
+        self._unheard_until_ms = None
+        for name in self._unheard:
+            device = self.fleet.devices[name]
+            if device.verified:
+                continue
+            for opened in list(device.assignments.values()):
+                self.ledger.lose(opened, "not heard since the controller's restart", now_ms)
+
+    def _device_gone(self, device: Device, why: str, now_ms: int) -> None:
+        for opened in list(device.assignments.values()):
+            self.ledger.lose(opened, why, now_ms)
+
+    def _device_changed(self, device: Device) -> None:
+        self.dispatcher.fleet_changed(device)
+
+    def _unreadable(self, pending: Pending, why: str, now_ms: int) -> None:
+        text = f"the controller cannot cut this task's calls: {why}"
+        self.ledger.make_outcomes(
+            pending.task, ((pending.low, pending.high),), "refused", REFUSED, text, now_ms
+        )
+
+    def expire(self, now_ms: int) -> None:
+        """Let go what has waited its time; the shell calls this about once a minute."""
+        self.ledger.expire(now_ms)
+        self.clients.expire()

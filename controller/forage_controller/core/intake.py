@@ -1,0 +1,236 @@
+"""Messages taken in: read strictly, by topic, then handed to the part they concern."""
+
+from collections.abc import Callable
+
+from forage_controller.core.assignments import Assignments
+from forage_controller.core.backlog import Backlog
+from forage_controller.core.clients import Clients
+from forage_controller.core.codes import CodeShelf
+from forage_controller.core.effects import Effects
+from forage_controller.core.fleet import Fleet
+from forage_controller.core.ledger import Ledger
+from forage_controller.core.monitor import Monitor
+from forage_controller.core.reconcile import Reconciler
+from forage_controller.core.state import Device
+from forage_wire.codec import decode, decode_json
+from forage_wire.errors import DecodeError
+from forage_wire.io import MessageReceived
+from forage_wire.limits import LIST_ITEMS_MAX
+from forage_wire.messages import (
+    Accepted,
+    Acknowledge,
+    AssignmentRefused,
+    Beat,
+    ClientPresence,
+    ControllerPresence,
+    DeviceCapabilities,
+    DeviceInventory,
+    DeviceLoad,
+    DevicePresence,
+    Linked,
+    NeedCode,
+    Outcomes,
+    Progress,
+    Started,
+    Trimmed,
+)
+from forage_wire.ranges import Ranges
+from forage_wire.topics import ParsedTopic, Topics
+
+__all__ = ["Intake"]
+
+_FULL_MS = 100
+"""A device that says it is full is given nothing for this long."""
+
+
+class Intake:
+    """One method for each branch of topics; what cannot be read is counted and dropped."""
+
+    def __init__(
+        self,
+        effects: Effects,
+        topics: Topics,
+        fleet: Fleet,
+        clients: Clients,
+        ledger: Ledger,
+        assignments: Assignments,
+        backlog: Backlog,
+        reconciler: Reconciler,
+        monitor: Monitor,
+        codes: CodeShelf,
+        refused_epoch: Callable[[int, str], None],
+    ) -> None:
+        self._effects = effects
+        self._topics = topics
+        self._fleet = fleet
+        self._clients = clients
+        self._ledger = ledger
+        self._assignments = assignments
+        self._backlog = backlog
+        self._reconciler = reconciler
+        self._monitor = monitor
+        self._codes = codes
+        self._refused_epoch = refused_epoch
+
+    def controller_presence(self, topic: ParsedTopic, payload: bytes) -> ControllerPresence | None:
+        """Another controller's word, or ours; None where it cannot be read (or was cleared)."""
+        if not payload:
+            return None
+        try:
+            return decode_json(payload, ControllerPresence)
+        except DecodeError as error:
+            self._effects.drop(f"controller/{topic.controller}", error)
+            return None
+
+    def on_message(self, topic: ParsedTopic, event: MessageReceived, now_ms: int) -> None:
+        """Everything but controllers' presence."""
+        try:
+            match topic.branch:
+                case "task" | "outbox":
+                    self._on_device(topic, decode(event.payload), now_ms)
+                case "from":
+                    message = decode(event.payload)
+                    self._clients.on_message(topic.user, topic.client, message, now_ms)
+                case "log":
+                    self._monitor.on_log(topic.task, event.payload)
+                case _:
+                    self._on_document(topic, event, now_ms)
+        except DecodeError as error:
+            who = topic.device or f"{topic.user}/{topic.client}"
+            self._effects.drop(who, f"{error} (on {topic.branch})")
+
+    def _on_document(self, topic: ParsedTopic, event: MessageReceived, now_ms: int) -> None:
+        payload, retain = event.payload, event.retain
+        if topic.branch == "client-presence":
+            if payload:
+                decode_json(payload, ClientPresence)
+            self._clients.on_presence(topic.user, topic.client, bool(payload), now_ms)
+        elif not payload:
+            # Somebody cleared a device's retained document; nothing is known by that.
+            return
+        elif topic.branch == "device-presence":
+            presence = decode_json(payload, DevicePresence)
+            self._fleet.on_presence(topic.device, presence, retain, now_ms)
+        elif topic.branch == "device-capabilities":
+            capabilities = decode_json(payload, DeviceCapabilities)
+            self._fleet.on_capabilities(topic.device, capabilities)
+        elif topic.branch == "device-load":
+            load = decode_json(payload, DeviceLoad)
+            self._fleet.on_load(topic.device, load, retain, now_ms)
+
+    def _on_device(self, topic: ParsedTopic, message: Linked, now_ms: int) -> None:
+        device = self._fleet.on_message(topic.device, message.session, now_ms)
+        if device is None:
+            self._effects.drop(topic.device, "a message of another session")
+            return
+        link = device.link
+        if link is None or message.controller not in ("", link.controller):
+            # A beat names nobody; anything else is for an earlier session of ours.
+            if not isinstance(message, Beat):
+                self._effects.drop(topic.device, "a message for another controller session")
+            return
+        if message.n and not message.controller:
+            self._effects.drop(topic.device, "a numbered message that names no controller")
+            return
+        dropped = link.dropped
+        for ready in link.receive(message, now_ms):
+            self._on_ready(device, ready, now_ms)
+        if link.dropped > dropped:
+            self._effects.drop(topic.device, "parts that make no message")
+
+    def _on_ready(self, device: Device, message: Linked, now_ms: int) -> None:
+        match message:
+            case Outcomes():
+                self._on_outcomes(device, message, now_ms)
+            case Started():
+                for task_id, index, number in message.rows:
+                    opened = self._assignments.open.get(number)
+                    if opened is not None and opened.device is device:
+                        task = opened.task
+                        if task.id == task_id and index not in task.done:
+                            task.started[index] = number
+            case Trimmed():
+                self._on_trimmed(device, message, now_ms)
+            case DeviceInventory():
+                self._reconciler.on_inventory(device, message, now_ms)
+                self._fleet.on_inventory(device)
+            case AssignmentRefused():
+                self._on_refused(device, message, now_ms)
+            case NeedCode():
+                for code_hash in message.hashes:
+                    device.codes.pop(code_hash, None)
+                self._resend_code(device, message.hashes, now_ms)
+            case Progress():
+                task_found = self._ledger.tasks.get(message.task)
+                if task_found is not None and len(task_found.progress) < 1_024:
+                    task_found.progress[message.index] = (message.permille, message.text)
+            case Accepted() | Beat():
+                pass
+            case _:
+                self._effects.drop(device.name, f"{type(message).__name__} from a device")
+
+    def _on_outcomes(self, device: Device, message: Outcomes, now_ms: int) -> None:
+        for outcomes in message.sets:
+            try:
+                if not self._ledger.on_outcomes(device, outcomes, now_ms):
+                    self._reconciler.keep_outcomes(device, outcomes, now_ms)
+            except DecodeError as error:
+                self._effects.drop(device.name, error)
+
+    def _on_trimmed(self, device: Device, message: Trimmed, now_ms: int) -> None:
+        for number, high in message.rows:
+            opened = self._assignments.open.get(number)
+            if opened is None or opened.device is not device:
+                continue
+            back = self._assignments.trimmed(number, high, now_ms)
+            for pending in reversed(back):
+                self._backlog.add(pending, front=True)
+            self._ledger.release_if_over(opened.task, now_ms)
+
+    def _on_refused(self, device: Device, message: AssignmentRefused, now_ms: int) -> None:
+        if message.reason == "epoch":
+            self._refused_epoch(message.epoch_bound, message.holder)
+            if not message.assignment:
+                return
+        opened = self._assignments.open.get(message.assignment)
+        if opened is None or opened.device is not device:
+            return
+        if message.reason in ("full", "draining"):
+            device.refusing_until_ms = now_ms + _FULL_MS
+        self._effects.note(
+            "info",
+            f"device={device.name} refused assignment={message.assignment}: {message.reason}",
+        )
+        rest = self._assignments.unsettled(opened, opened.low, opened.end)
+        self._assignments.close(opened, f"refused: {message.reason}", now_ms)
+        for pending in reversed(rest):
+            self._backlog.add(pending, front=True)
+
+    def _resend_code(self, device: Device, hashes: tuple[bytes, ...], now_ms: int) -> None:
+        for code_hash in hashes:
+            user = next(
+                (
+                    opened.task.client
+                    for opened in device.assignments.values()
+                    if opened.page.header.function == code_hash
+                ),
+                None,
+            )
+            if user is not None:
+                device.code_wanted[code_hash] = user
+        self.hand_code(device, now_ms)
+
+    def hand_code(self, device: Device, now_ms: int) -> None:
+        """Send a device the code it asked for, as far as it is here."""
+        for code_hash, client in list(device.code_wanted.items()):
+            code = self._codes.get(code_hash, client, now_ms)
+            if code is not None:
+                del device.code_wanted[code_hash]
+                self._codes.hand_to(device, code)
+
+    def acknowledge(self, device: Device, rows: list[tuple[int, Ranges]]) -> None:
+        """Tell a device what is committed of what it sent."""
+        if device.link is None:
+            return
+        for at in range(0, len(rows), LIST_ITEMS_MAX):
+            device.link.send(Acknowledge(rows=tuple(rows[at : at + LIST_ITEMS_MAX])))

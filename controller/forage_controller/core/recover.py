@@ -1,0 +1,92 @@
+"""From what the store held to where the controller was."""
+
+from forage_controller.core.assignments import Assignments
+from forage_controller.core.backlog import Backlog
+from forage_controller.core.clients import Clients
+from forage_controller.core.codes import CodeShelf
+from forage_controller.core.fleet import Fleet
+from forage_controller.core.ledger import Ledger
+from forage_controller.core.operations import RecoveredState, RecoveredTask
+from forage_controller.core.state import Open, Page, Task
+from forage_wire.codec import decode_header
+
+__all__ = ["recover"]
+
+
+def recover(
+    state: RecoveredState,
+    clients: Clients,
+    fleet: Fleet,
+    ledger: Ledger,
+    assignments: Assignments,
+    backlog: Backlog,
+    codes: CodeShelf,
+) -> list[str]:
+    """Rebuild tasks, open assignments and the backlog (at time 0).
+
+    Calls under an open assignment wait for its device; all others are queued at once.
+
+    Returns:
+        The names of devices that hold open assignments and have not been heard.
+    """
+    codes.recovered(list(state.codes))
+    ledger.released.update(dict.fromkeys(state.released, ledger.keep_ms))
+    for row in state.tasks:
+        _task(row, clients, ledger)
+    for saved in state.assignments:
+        task = ledger.tasks.get(saved.task)
+        page = task.pages.get(saved.first) if task else None
+        if task is None or page is None:
+            continue
+        device = fleet.device(saved.device)
+        opened = Open(
+            number=saved.assignment,
+            task=task,
+            page=page,
+            low=saved.low,
+            high=saved.high,
+            end=saved.high,
+            device=device,
+            session=saved.session,
+            counters=(saved.tries, saved.deaths, saved.losses),
+            measure=backlog.measure_of(page.header.function),
+        )
+        assignments.register(opened, 0)
+        for low, high in task.settled.common(opened.low, opened.end):
+            opened.left -= opened.reported.add(low, high)
+        if opened.left <= 0:
+            assignments.close(opened, "done", 0)
+    for task in list(ledger.tasks.values()):
+        for page in task.pages.values():
+            ledger.queue(task, page)
+        ledger.release_if_over(task, 0)
+    return [device.name for device in fleet.devices.values() if device.assignments]
+
+
+def _task(row: RecoveredTask, clients: Clients, ledger: Ledger) -> None:
+    client = clients.client(row.user, row.client)
+    task = Task(id=row.task, client=client, key=row.key, label=row.label, made_ms=0)
+    for saved in row.pages:
+        page = Page(
+            first=saved.first,
+            n=saved.n,
+            last=saved.last,
+            header_bytes=saved.header,
+            header=decode_header(saved.header),
+            calls_bytes=saved.calls_bytes,
+            committed=True,
+        )
+        ledger.add_page(task, page)
+    task.settled.update(row.settled)
+    task.committed.update(row.settled)
+    task.collected.update(row.collected)
+    task.done.update(row.settled)
+    task.done.update(row.collected)
+    task.failed = row.failed
+    for low, high, tries, deaths, losses in row.counters:
+        for index in range(low, high):
+            if index not in task.done:
+                task.counters[index] = (tries, deaths, losses)
+    task.archive_bytes = row.archive_bytes
+    ledger.archive_bytes += row.archive_bytes
+    ledger.tasks[task.id] = client.tasks[task.id] = task
