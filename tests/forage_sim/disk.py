@@ -1,10 +1,12 @@
 """A model of the controller's store: what is committed survives, the rest does not.
 
 Saves wait in line and are committed in groups, each whole or not at all, after a random time.
-Reads stand in the same line, so they see what was ordered before them.
+Loads never wait for a commit: they see everything that was handed over before them, committed or
+not. That the real store means the same by every operation is held by a differential test.
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from random import Random
 
@@ -42,6 +44,7 @@ __all__ = ["Disk", "DiskAnswer", "StoredState", "StoredTask"]
 
 DiskAnswer = SaveCommitted | SaveFailed | PageLoaded | CodeLoaded | OutcomesLoaded
 ANSWER_BYTES_MAX = 1024 * 1024
+LOAD_MS_MAX = 5
 
 
 @dataclass(slots=True)
@@ -84,8 +87,9 @@ class StoredState:
             case SavePage():
                 self._apply_page(operation)
             case SaveAssignment():
-                self.assignments[operation.assignment] = operation
                 self.assigned[operation.assignment] = operation
+                if operation.task in self.tasks:
+                    self.assignments[operation.assignment] = operation
             case TrimAssignment():
                 self._apply_trim(operation)
             case ClosedAssignment():
@@ -133,7 +137,8 @@ class StoredState:
         settled = RangeSet(outcomes.settled)
         task.settled.update(outcomes.settled)
         task.failed += sum(1 for index, _reason, _final in outcomes.errors if index in settled)
-        task.archive.append(outcomes)
+        if outcomes.settled:
+            task.archive.append(outcomes)
 
     def _apply_collected(self, collected: SaveCollected) -> None:
         task = self.tasks.get(collected.task)
@@ -235,7 +240,7 @@ def _recovered_task(name: str, task: StoredTask) -> RecoveredTask:
     )
 
 
-Request = Save | LoadPage | LoadCode | LoadOutcomes
+Load = LoadPage | LoadCode | LoadOutcomes
 
 
 class Disk:
@@ -251,11 +256,14 @@ class Disk:
         self._random: Random = clock.stream("disk")
         self.commit_ms_max = commit_ms_max
         self.state = StoredState()
+        """What is committed."""
+        self._view = StoredState()
+        """What loads see: the same, and everything handed over since."""
         self.commits = 0
         self.lost_operations = 0
         """Operations that a death took with it."""
-        self._line: list[Request] = []
-        self._group: list[Request] = []
+        self._line: list[Save] = []
+        self._group: list[Save] = []
         self._answer: Callable[[DiskAnswer], None] | None = None
         self._start = 0
         self._failing = False
@@ -266,12 +274,18 @@ class Disk:
         self._answer = answer
         self._start += 1
         self._broken = False
+        self._view = deepcopy(self.state)
         return self.state.recover()
 
-    def request(self, request: Request) -> None:
-        """Stand in line."""
+    def request(self, request: Save | Load) -> None:
+        """Take an order; its answer comes later."""
         if self._broken:
             return
+        if not isinstance(request, Save):
+            self._load(request)
+            return
+        for operation in request.operations:
+            self._view.apply(operation)
         self._line.append(request)
         if not self._group:
             self._begin()
@@ -284,71 +298,77 @@ class Disk:
         """The controller died: its commit under way is made or not, what waited is lost."""
         if self._group and self._random.random() < 0.5:
             self._commit()
-        lost = self._group + self._line
-        self.lost_operations += sum(
-            len(request.operations) for request in lost if isinstance(request, Save)
-        )
-        self._group = []
-        self._line = []
+        self.lost_operations += sum(len(save.operations) for save in self._group + self._line)
+        self._group, self._line = [], []
         self._answer = None
         self._start += 1
 
+    # -- saves ------------------------------------------------------------------------------
+
     def _begin(self) -> None:
         self._group, self._line = self._line, []
-        start = self._start
-        delay_ms = self._random.randint(1, max(1, self.commit_ms_max))
-
-        def done() -> None:
-            if start == self._start:
-                self._finish()
-
-        self._clock.after(delay_ms, done)
+        self._later(self._random.randint(1, max(1, self.commit_ms_max)), self._finish)
 
     def _commit(self) -> int:
-        """Make the group's saves durable; the last one's number, or 0."""
-        number = 0
-        for request in self._group:
-            if isinstance(request, Save):
-                for operation in request.operations:
-                    self.state.apply(operation)
-                number = request.number
+        """Make the group durable; its last number."""
+        for save in self._group:
+            for operation in save.operations:
+                self.state.apply(operation)
+        number = self._group[-1].number
         self.commits += 1
-        self._group = [request for request in self._group if not isinstance(request, Save)]
+        self._group = []
         return number
 
     def _finish(self) -> None:
-        assert self._answer is not None
-        answer = self._answer
         if self._failing:
             self._failing = False
             self._broken = True
             self._group, self._line = [], []
-            answer(SaveFailed(reason="disk full"))
+            self._tell(SaveFailed(reason="disk full"))
             return
-        number = self._commit()
-        if number:
-            answer(SaveCommitted(number=number))
-        reads, self._group = self._group, []
-        for request in reads:
-            for found in self._read(request):
-                answer(found)
-        if self._line and not self._group:
+        self._tell(SaveCommitted(number=self._commit()))
+        if self._line:
             self._begin()
 
-    def _read(self, request: Request) -> list[DiskAnswer]:
-        match request:
+    # -- loads ------------------------------------------------------------------------------
+
+    def _load(self, load: Load) -> None:
+        answers = self._read(load)
+
+        def done() -> None:
+            for found in answers:
+                self._tell(found)
+
+        self._later(self._random.randint(0, LOAD_MS_MAX), done)
+
+    def _read(self, load: Load) -> list[DiskAnswer]:
+        match load:
             case LoadPage():
-                task = self.state.tasks.get(request.task)
-                page = task.pages.get(request.first) if task is not None else None
+                task = self._view.tasks.get(load.task)
+                page = task.pages.get(load.first) if task is not None else None
                 calls = None if page is None else page.calls
-                return [PageLoaded(task=request.task, first=request.first, calls=calls)]
+                return [PageLoaded(task=load.task, first=load.first, calls=calls)]
             case LoadCode():
-                form, data = self.state.codes.get(request.hash, ("pickle", None))
-                return [CodeLoaded(hash=request.hash, form=form, data=data)]
+                form, data = self._view.codes.get(load.hash, ("", None))
+                return [CodeLoaded(hash=load.hash, form=form, data=data)]
             case LoadOutcomes():
-                return list(_answers(request, self.state.outcomes_of(request)))
-            case Save():
-                raise AssertionError("saves are committed, not read")
+                return list(_answers(load, self._view.outcomes_of(load)))
+
+    # -- for both ---------------------------------------------------------------------------
+
+    def _later(self, delay_ms: int, action: Callable[[], None]) -> None:
+        """Do something for this start of the controller."""
+        start = self._start
+
+        def when_due() -> None:
+            if start == self._start:
+                action()
+
+        self._clock.after(delay_ms, when_due)
+
+    def _tell(self, answer: DiskAnswer) -> None:
+        assert self._answer is not None
+        self._answer(answer)
 
 
 def _answers(load: LoadOutcomes, rows: list[StoredOutcomes]) -> list[OutcomesLoaded]:

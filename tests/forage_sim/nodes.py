@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from forage_agent.core.agent import AgentCore
 from forage_controller.core.controller import ControllerCore
 
 from forage.core.client import ClientCore
 from forage.core.commands import RefuseTask, ResolveCalls
 from forage.core.events import CallsCancelled, CallsSubmitted, TaskOpened
+from forage_agent.core.agent import AgentCore
 from forage_agent.core.events import (
     ExitProcess,
     KillWorker,

@@ -104,19 +104,17 @@ def test_saves_are_committed_in_order_and_in_groups() -> None:
     assert opened.disk.state.recover().epoch == 3
 
 
-def test_reads_see_what_was_saved_before_them() -> None:
+def test_loads_see_what_was_saved_before_them_committed_or_not() -> None:
     opened = Opened()
     opened.save(page(), SaveCode(hash=bytes(32), form="pickle", data=b"code"))
     opened.disk.request(LoadPage(task=TASK, first=0))
     opened.disk.request(LoadPage(task=TASK, first=4096))
     opened.disk.request(LoadCode(hash=bytes(32)))
     opened.settle()
-    assert opened.answers == [
-        SaveCommitted(number=1),
-        PageLoaded(task=TASK, first=0, calls=b"calls"),
-        PageLoaded(task=TASK, first=4096, calls=None),
-        CodeLoaded(hash=bytes(32), form="pickle", data=b"code"),
-    ]
+    assert SaveCommitted(number=1) in opened.answers
+    assert PageLoaded(task=TASK, first=0, calls=b"calls") in opened.answers
+    assert PageLoaded(task=TASK, first=4096, calls=None) in opened.answers
+    assert CodeLoaded(hash=bytes(32), form="pickle", data=b"code") in opened.answers
 
 
 def test_a_crash_takes_what_was_not_committed_and_never_half_a_group() -> None:
