@@ -204,6 +204,8 @@ class RunCalls:
     """Give a worker calls, behind what it has."""
 
     slot: int
+    may_follow: bool = False
+    """Whether more may come before these have ended, or be taken back while one of them runs."""
     drop: tuple[bytes, ...] = ()
     """Functions that it may forget, first."""
     code: tuple[FunctionCode, ...] = ()

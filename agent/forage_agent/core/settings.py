@@ -6,7 +6,7 @@ from forage_wire.limits import PACKET_BYTES_MAX
 from forage_wire.messages import DeviceCapabilities
 
 __all__ = [
-    "ANNOUNCED_STARTED_AFTER_MS",
+    "ANNOUNCE_AGAIN_AFTER_MS",
     "CODE_BYTES_MAX",
     "ENDED_ASSIGNMENTS_MAX",
     "FUNCTIONS_PER_WORKER_MAX",
@@ -28,7 +28,7 @@ __all__ = [
 
 STARTED_AFTER_MS = 5
 """A call that has run so long is reported as started, and its worker gives back what waits."""
-ANNOUNCED_STARTED_AFTER_MS = 1_000
+ANNOUNCE_AGAIN_AFTER_MS = 1_000
 """An announcement that the broker does not confirm in this time is sent again."""
 OUTCOMES_AFTER_MS = 5
 """Outcomes wait at most so long for others while earlier ones are on their way to the broker."""

@@ -1,0 +1,542 @@
+"""The agent's core: everything that a device decides, and nothing that it touches.
+
+`AgentCore` routes events to the parts that own the decisions:
+
+- `controllers.Controllers`: whose messages count, and the link to the controller.
+- `holdings.Holdings`: the assignments held, from acceptance to the last acknowledgement.
+- `pool.Pool`: workers, and the calls before them.
+- `outbox.Outbox`: outcomes on their way.
+- `presence.PublicWord`: presence, capabilities, load.
+
+Numbered messages leave at `BatchEnded` alone, in this order: the inventory of a new link, answers,
+starts, outcomes. What came together is so answered together.
+"""
+
+from typing import assert_never
+
+from forage_agent.core.code import CodeStore
+from forage_agent.core.controllers import Controllers
+from forage_agent.core.events import (
+    CapabilitiesMeasured,
+    Command,
+    DrainAsked,
+    Event,
+    ExitAsked,
+    ExitProcess,
+    InputDropped,
+    LoadMeasured,
+    LogLines,
+    WorkerExited,
+    WorkerLoaded,
+    WorkerOutcomes,
+    WorkerReady,
+    WorkerReturned,
+)
+from forage_agent.core.holdings import Holdings
+from forage_agent.core.logs import log_messages
+from forage_agent.core.notes import Notes
+from forage_agent.core.outbox import Outbox
+from forage_agent.core.pool import Pool
+from forage_agent.core.presence import PublicWord
+from forage_agent.core.settings import Settings
+from forage_agent.core.slices import Piece, Slice
+from forage_agent.core.starts import Starts
+from forage_wire.codec import decode, decode_header, decode_json, encode
+from forage_wire.errors import DecodeError
+from forage_wire.io import (
+    BatchEnded,
+    Connected,
+    Disconnected,
+    MessageReceived,
+    Publish,
+    PublishAcknowledged,
+)
+from forage_wire.limits import LIST_ITEMS_MAX
+from forage_wire.link import Link, Outgoing
+from forage_wire.messages import (
+    Accepted,
+    Acknowledge,
+    Assign,
+    Assignment,
+    AssignmentRefused,
+    Beat,
+    CancelAssigned,
+    Code,
+    ControllerPresence,
+    DeviceInventory,
+    DevicePresence,
+    DeviceRefused,
+    Drain,
+    Forget,
+    Header,
+    Linked,
+    NeedCode,
+    Part,
+    Report,
+    Seen,
+    Trim,
+    Trimmed,
+)
+from forage_wire.topics import Topics
+
+__all__ = ["AgentCore"]
+
+REFUSED_EXIT_CODE = 2
+
+
+class AgentCore:
+    """One device's decisions: facts in, orders out.
+
+    Args:
+        settings: What is decided once.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._device = settings.device
+        self._topics = Topics(settings.root)
+        self._word = PublicWord(settings, self._topics)
+        self._controllers = Controllers(
+            self._topics.outbox(self._device), settings.packet_bytes_max
+        )
+        self._holdings = Holdings()
+        self._code = CodeStore(settings.code_bytes_max)
+        self._outbox = Outbox(self._topics, self._device)
+        self._starts = Starts(self._topics, self._device)
+        named = {name.encode(): function for name, function in settings.functions.items()}
+        self._pool = Pool(
+            settings.capabilities.slots, self._code, named, self._on_ended, self._on_started
+        )
+        self.notes = Notes()
+        self._commands: list[Command] = []
+        self._now_ms = 0
+        # Said at the end of the batch, on the link.
+        self._inventory_due = False
+        self._answers: list[Linked] = []
+        self._settling: dict[int, Slice] = {}
+        self._receipt = 0
+        self._spoken_ms = 0
+        """When anything last left that the controller takes as a sign of life."""
+        self._has_ended = False
+
+    # -- what the shell looks at ----------------------------------------------------------------
+
+    @property
+    def reconnect_spread_ms(self) -> int:
+        """Over how much time the fleet is to spread its first reconnects."""
+        return self._controllers.reconnect_spread_ms
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the device holds any assignment."""
+        return len(self._holdings) > 0
+
+    def will(self, session: str) -> Publish:
+        """What the broker is to be told before a connection with this session begins."""
+        return self._word.will(session)
+
+    def handle(self, event: Event, now_ms: int) -> list[Command]:
+        """Advance by one event.
+
+        Args:
+            event: What happened.
+            now_ms: Monotonic milliseconds; never less than in the call before.
+
+        Returns:
+            Commands to carry out in order.
+        """
+        self._now_ms = now_ms
+        if self._has_ended:
+            return []
+        match event:
+            case MessageReceived():
+                self._on_message(event)
+            case WorkerOutcomes():
+                self._commands += self._pool.on_outcomes(event, now_ms)
+            case BatchEnded():
+                self._on_batch_ended()
+            case PublishAcknowledged():
+                self._on_publish_acknowledged(event.receipt)
+            case LogLines():
+                self._on_log_lines(event)
+            case WorkerReady():
+                self._pool.on_ready(event.slot)
+            case WorkerLoaded():
+                self._pool.on_loaded(event.slot, now_ms)
+            case WorkerReturned():
+                self._pool.on_returned(event)
+            case WorkerExited():
+                self._commands += self._pool.on_exited(event, now_ms)
+            case LoadMeasured():
+                self._word.measured(event)
+            case CapabilitiesMeasured():
+                self._on_capabilities(event)
+            case Connected():
+                self._on_connected(event.session)
+            case Disconnected():
+                self._controllers.disconnected()
+                self._outbox.lost_connection()
+            case DrainAsked():
+                self._drain(event.on)
+            case ExitAsked():
+                self._exit(event.code, event.reason)
+            case InputDropped():
+                self._count("dropped", f"{event.reason} topic={event.topic[:120]!r}")
+            case _:
+                assert_never(event)
+        commands, self._commands = self._commands, []
+        return commands
+
+    def next_wakeup_ms(self) -> int | None:
+        """When a `BatchEnded` is needed even if nothing happens; None: never."""
+        found = [self._pool.next_wakeup_ms(), self.notes.next_wakeup_ms()]
+        link = self._controllers.link
+        if self._controllers.session:
+            found.append(self._word.load_due_ms(self._pool.running, self._pool.queued))
+            found.append(self._word.repair_due_ms())
+        if link is not None:
+            found.append(link.next_wakeup_ms())
+            found.append(self._holdings.accepted_due_ms())
+            beat_ms = self._holdings.beat_ms()
+            if beat_ms is not None:
+                found.append(self._spoken_ms + beat_ms)
+            if link.has_room:
+                found.append(self._outbox.next_wakeup_ms())
+            found.append(self._starts.due_ms())
+        due = [moment for moment in found if moment is not None]
+        return min(due) if due else None
+
+    # -- connection -----------------------------------------------------------------------------
+
+    def _on_connected(self, session: str) -> None:
+        self._controllers.connected(session)
+        self._outbox.lost_connection()
+        self._word.begin(session, self._now_ms)
+        self._answers.clear()
+        self._starts.clear()
+        self._commands.append(self._word.presence(self._now_ms))
+        self._commands.append(self._word.capabilities_document())
+
+    def _on_new_link(self) -> None:
+        """The controller knows nothing of what we hold: inventory, then all outcomes again."""
+        self._inventory_due = True
+        self._answers.clear()
+        self._starts.clear()
+        self._pool.report_again()
+        self._code.ask_again()
+        self._outbox.send_again(self._holdings, self._now_ms)
+
+    def _on_capabilities(self, event: CapabilitiesMeasured) -> None:
+        self._word.capabilities = event.capabilities
+        if self._controllers.session:
+            self._commands.append(self._word.capabilities_document())
+
+    def _exit(self, code: int, reason: str) -> None:
+        """Say what is to be said, then end."""
+        link = self._controllers.link
+        if link is not None:
+            self._outbox.send(link, self._now_ms, at_once=True)
+            self._publish_all(link.poll(self._now_ms))
+        if self._controllers.session:
+            self._word.state = "offline"
+            self._commands.append(self._word.presence(self._now_ms))
+        self._commands.append(ExitProcess(code=code, reason=reason))
+        self._has_ended = True
+
+    def _drain(self, on: bool) -> None:
+        state = self._word.state
+        self._word.state = "draining" if on else "online"
+        if self._word.state != state and self._controllers.session:
+            self._commands.append(self._word.presence(self._now_ms))
+
+    # -- messages -------------------------------------------------------------------------------
+
+    def _on_message(self, event: MessageReceived) -> None:
+        parsed = self._topics.parse(event.topic)
+        try:
+            if parsed is not None and parsed.branch == "inbox" and parsed.device == self._device:
+                self._on_inbox(decode(event.payload, self._settings.packet_bytes_max))
+            elif parsed is not None and parsed.branch == "controller-presence":
+                # An empty message clears what the broker kept; it says nothing.
+                if event.payload:
+                    self._on_controller(decode_json(event.payload, ControllerPresence))
+            elif (
+                parsed is not None
+                and parsed.branch == "device-presence"
+                and parsed.device == self._device
+            ):
+                if event.payload:
+                    self._word.heard(decode_json(event.payload, DevicePresence))
+            else:
+                self._count("unknown-topic", f"a message on {event.topic[:120]!r}")
+        except DecodeError as error:
+            self._count("unreadable", f"{error} topic={event.topic[:120]!r}")
+
+    def _on_controller(self, presence: ControllerPresence) -> None:
+        if self._controllers.on_presence(presence):
+            self._commands.append(self._word.presence(self._now_ms))
+            self._commands.append(self._word.capabilities_document())
+            self._on_new_link()
+
+    def _on_inbox(self, message: Linked) -> None:
+        controllers = self._controllers
+        verdict = controllers.judge(message)
+        if verdict == "stale":
+            self._count("stale", f"a message for session={message.session!r}")
+            return
+        if verdict == "refuse":
+            self._refuse_controller(message.controller)
+            return
+        if verdict == "new":
+            self._on_new_link()
+        link = controllers.link
+        if link is None:
+            raise AssertionError("a message was taken without a link")
+        dropped = link.dropped
+        for ready in link.receive(message, self._now_ms):
+            self._on_ready_message(ready)
+        if link.dropped > dropped:
+            self._count("unreadable", "a message in parts, or too far ahead")
+
+    def _refuse_controller(self, controller: str) -> None:
+        """There is no link to a controller that is not obeyed: one message, unnumbered."""
+        self._count("epoch", f"refused controller={controller}")
+        refusal = AssignmentRefused(
+            session=self._controllers.session,
+            controller=controller,
+            reason="epoch",
+            epoch_bound=self._controllers.epoch,
+            holder=self._controllers.holder,
+        )
+        self._commands.append(
+            Publish(topic=self._topics.outbox(self._device), payload=encode(refusal))
+        )
+
+    def _on_ready_message(self, message: Linked) -> None:
+        match message:
+            case Assign():
+                for assignment in message.assignments:
+                    self._on_assignment(assignment)
+            case Acknowledge():
+                for number, ranges in message.rows:
+                    part = self._holdings.get(number)
+                    if part is not None:
+                        self._outbox.acknowledged(part, ranges)
+                        self._settling[number] = part
+            case Trim():
+                self._on_trim(message)
+            case CancelAssigned():
+                part = self._holdings.get(message.assignment)
+                if part is not None:
+                    self._commands += self._pool.cancel(part, message.ranges, force=message.force)
+            case Forget():
+                for number in message.assignments:
+                    part = self._holdings.get(number)
+                    if part is not None:
+                        self._forget(part)
+            case Code():
+                self._on_code(message)
+            case Report():
+                self._inventory_due = True
+            case Drain():
+                self._drain(message.on)
+            case DeviceRefused():
+                self._on_refused(message)
+            case Seen() | Part():
+                raise AssertionError("the link keeps these to itself")
+            case _:
+                self._count("unexpected", f"a {type(message).__name__} in the inbox")
+
+    def _on_refused(self, message: DeviceRefused) -> None:
+        holder = f" (it is connected from {message.address})" if message.address else ""
+        # Saying goodbye lets the other one, whose presence ours has overwritten, say its own again.
+        self._exit(
+            REFUSED_EXIT_CODE, f"The controller refuses this device: {message.reason}{holder}."
+        )
+
+    # -- assignments ----------------------------------------------------------------------------
+
+    def _on_assignment(self, assignment: Assignment) -> None:
+        number = assignment.assignment
+        held = self._holdings.get(number)
+        if held is not None:
+            # A repeat: what runs goes on, and what has ended is said again.
+            self._count("repeated", f"assignment={number} is held already", quiet=True)
+            self._outbox.say_again(held, self._now_ms)
+            return
+        if self._holdings.has_ended(number):
+            self._count("repeated", f"assignment={number} has ended", quiet=True)
+            return
+        try:
+            header = decode_header(assignment.header)
+        except DecodeError as error:
+            self._count("unreadable", f"assignment={number}: {error}")
+            self._answers.append(AssignmentRefused(assignment=number, reason="function"))
+            return
+        reason = self._why_not(assignment, header)
+        if reason:
+            self._answers.append(AssignmentRefused(assignment=number, reason=reason))
+            return
+        part = Slice.of(assignment, header)
+        self._holdings.add(part, self._now_ms)
+        if isinstance(header.function, bytes):
+            self._code.hold(part.function)
+            part.has_code = part.function in self._code
+        else:
+            part.has_code = True
+        if part.announce:
+            self._starts.wait(part)
+        self._pool.offer(part)
+
+    def _why_not(self, assignment: Assignment, header: Header) -> str:
+        """The reason for which an assignment is not taken; empty: it is."""
+        size = len(assignment.calls)
+        queue_bytes_max = self._settings.capabilities.queue_bytes_max
+        if self._holdings.is_expired(assignment.assignment):
+            return "expired"
+        if self._word.state != "online":
+            return "draining"
+        if assignment.low >= assignment.high or size > queue_bytes_max:
+            return "size"
+        if not isinstance(header.function, bytes):
+            name, version = header.function
+            own = self._settings.functions.get(name)
+            if own is None or (version and own.version != version):
+                return "function"
+        if (
+            self._holdings.call_bytes + size > queue_bytes_max
+            or self._outbox.bytes > self._settings.unacknowledged_bytes_max
+            or len(self._holdings) >= LIST_ITEMS_MAX
+        ):
+            return "full"
+        return ""
+
+    def _on_trim(self, message: Trim) -> None:
+        rows: list[tuple[int, int]] = []
+        for number, wished in message.rows:
+            part = self._holdings.get(number)
+            if part is not None:
+                rows.append((number, self._pool.trim(part, wished)))
+                self._settling[number] = part
+        if rows:
+            self._answers.append(Trimmed(rows=tuple(rows)))
+
+    def _forget(self, part: Slice) -> None:
+        self._commands += self._pool.forget(part)
+        self._outbox.drop(part)
+        self._through(part)
+        self._holdings.remove(part)
+
+    def _through(self, part: Slice) -> None:
+        """Nothing of a slice is to be run any more."""
+        if self._holdings.through(part):
+            self._starts.drop(part)
+            if isinstance(part.header.function, bytes):
+                self._code.release(part.function)
+
+    def _on_code(self, message: Code) -> None:
+        if not self._code.add(message):
+            self._count("unreadable", "code that is not what its hash says")
+            return
+        for part in self._holdings:
+            if part.function == message.hash and not part.has_code:
+                part.has_code = True
+                self._pool.offer(part)
+
+    # -- what workers bring ---------------------------------------------------------------------
+
+    def _on_ended(self, part: Slice, piece: Piece) -> None:
+        self._outbox.add(part, piece, self._now_ms)
+        self._settling[part.assignment] = part
+
+    def _on_started(self, part: Slice, index: int) -> None:
+        if not part.announce and self._controllers.link is not None:
+            self._starts.started(part, index)
+
+    def _on_log_lines(self, event: LogLines) -> None:
+        if self._controllers.session:
+            self._commands += log_messages(
+                event.rows,
+                self._holdings.get,
+                self._pool.current(event.slot),
+                self._topics,
+                self._device,
+            )
+
+    def _on_publish_acknowledged(self, receipt: int) -> None:
+        self._outbox.arrived(receipt)
+        part = self._starts.confirmed(receipt)
+        if part is not None:
+            self._pool.offer(part)
+
+    # -- the end of a batch ---------------------------------------------------------------------
+
+    def _on_batch_ended(self) -> None:
+        now_ms = self._now_ms
+        self._commands += self._pool.poll(now_ms)
+        for part in self._settling.values():
+            if part.has_ended:
+                self._through(part)
+                if not part.pieces:
+                    self._holdings.remove(part)
+        self._settling.clear()
+        link = self._controllers.link
+        if link is not None:
+            self._speak(link)
+        if self._controllers.session:
+            load = self._word.load(self._pool.running, self._pool.queued, now_ms)
+            repair = self._word.repair(now_ms)
+            self._commands += [said for said in (load, repair) if said is not None]
+        self._commands += self.notes.due(now_ms)
+
+    def _speak(self, link: Link) -> None:
+        """Everything for the controller, and what the client hears on its task topic."""
+        now_ms = self._now_ms
+        if self._inventory_due:
+            self._inventory_due = False
+            self._holdings.accepted_by_inventory()
+            link.send(DeviceInventory(received=link.received, rows=self._holdings.rows()))
+        missing = self._code.missing()
+        if missing:
+            self._answers.append(NeedCode(hashes=missing))
+        accepted = self._holdings.accepted_due(now_ms)
+        if accepted:
+            self._answers.append(Accepted(assignments=accepted))
+        for answer in self._answers:
+            link.send(answer)
+        self._answers.clear()
+        self._starts.send(link)
+        for part, announcement in self._starts.announcements(link, now_ms):
+            self._starts.sent(part, self._publish(announcement, receipt=True), now_ms)
+        if link.has_room:
+            self._outbox.send(link, now_ms)
+        self._publish_all(link.poll(now_ms))
+        beat_ms = self._holdings.beat_ms()
+        if beat_ms is None:
+            self._spoken_ms = now_ms
+        elif now_ms >= self._spoken_ms + beat_ms:
+            self._spoken_ms = now_ms
+            beat = encode(Beat(session=link.session))
+            self._commands.append(Publish(topic=link.topic, payload=beat, qos=0))
+
+    def _publish_all(self, outgoing: list[Outgoing]) -> None:
+        for one in outgoing:
+            is_outcome = one.topic is not self._controllers.outbox_topic
+            receipt = self._publish(one, receipt=is_outcome)
+            if is_outcome:
+                self._outbox.left(receipt)
+
+    def _publish(self, outgoing: Outgoing, *, receipt: bool) -> int:
+        self._spoken_ms = self._now_ms
+        if receipt:
+            self._receipt += 1
+        number = self._receipt if receipt else 0
+        self._commands.append(
+            Publish(
+                topic=outgoing.topic, payload=outgoing.payload, qos=outgoing.qos, receipt=number
+            )
+        )
+        return number
+
+    def _count(self, kind: str, text: str, *, quiet: bool = False) -> None:
+        self.notes.count(kind, "" if quiet else text)

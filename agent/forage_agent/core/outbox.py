@@ -1,0 +1,208 @@
+"""Outcomes on their way: kept until the controller has committed them, sent in few messages.
+
+Outcomes leave at once while none is on its way to the broker. Otherwise they wait for the broker's
+answer, a full packet or `OUTCOMES_AFTER_MS`, so that one message carries what has come together
+meanwhile: several tasks' of one client too. A new link sends everything again.
+"""
+
+from collections.abc import Iterable
+
+from forage_agent.core.settings import OUTCOMES_AFTER_MS
+from forage_agent.core.slices import Piece, Slice
+from forage_wire.limits import ENVELOPE_BYTES, PACKET_BYTES_MAX
+from forage_wire.link import Link
+from forage_wire.messages import Outcomes, OutcomeSet
+from forage_wire.ranges import Ranges, RangeSet
+from forage_wire.topics import Topics
+
+__all__ = ["Outbox", "outcome_set"]
+
+# What a set says beside its items, and each of its errors or ranges: an upper bound.
+_SET_BYTES = 128
+_ROW_BYTES = 32
+_SETS_MAX = 1_024
+
+_Waiting = dict[int, tuple[Slice, list[Piece]]]
+"""Unsent pieces of one client, by assignment."""
+
+
+class Outbox:
+    """All outcomes that no controller has acknowledged.
+
+    Args:
+        topics: Where they go.
+        device: This device's name.
+    """
+
+    def __init__(self, topics: Topics, device: str) -> None:
+        self._topics = topics
+        self._device = device
+        self.bytes = 0
+        """Of all that is kept."""
+        self._waiting: dict[tuple[str, str], _Waiting] = {}
+        self._waiting_bytes = 0
+        self._waiting_since_ms = 0
+        self._on_their_way: dict[int, None] = {}
+
+    def add(self, part: Slice, piece: Piece, now_ms: int) -> None:
+        """Keep an outcome of a held slice, to be sent."""
+        part.pieces[piece.first] = piece
+        self.bytes += len(piece.items)
+        self._wait(part, piece, now_ms)
+
+    def _wait(self, part: Slice, piece: Piece, now_ms: int) -> None:
+        if not self._waiting:
+            self._waiting_since_ms = now_ms
+        client = self._waiting.setdefault((part.header.user, part.header.client), {})
+        client.setdefault(part.assignment, (part, []))[1].append(piece)
+        self._waiting_bytes += len(piece.items)
+
+    def acknowledged(self, part: Slice, ranges: Ranges) -> None:
+        """The controller has these; only whole pieces are forgotten."""
+        if not part.pieces:
+            return
+        committed = RangeSet(ranges)
+        for piece in list(part.pieces.values()):
+            if committed.covers(piece.first, piece.first + piece.count):
+                self._forget(part, piece)
+
+    def drop(self, part: Slice) -> None:
+        """Forget all outcomes of a slice, and send none of them any more."""
+        for piece in list(part.pieces.values()):
+            self._forget(part, piece)
+
+    def _forget(self, part: Slice, piece: Piece) -> None:
+        del part.pieces[piece.first]
+        self.bytes -= len(piece.items)
+        key = (part.header.user, part.header.client)
+        client = self._waiting.get(key)
+        if client is None or part.assignment not in client:
+            return
+        pieces = client[part.assignment][1]
+        if piece in pieces:
+            pieces.remove(piece)
+            self._waiting_bytes -= len(piece.items)
+        if not pieces:
+            del client[part.assignment]
+        if not client:
+            del self._waiting[key]
+
+    def send_again(self, slices: Iterable[Slice], now_ms: int) -> None:
+        """A new link knows of nothing: everything kept waits to be sent."""
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self._on_their_way.clear()
+        for part in slices:
+            for piece in part.pieces.values():
+                self._wait(part, piece, now_ms)
+
+    def say_again(self, part: Slice, now_ms: int) -> None:
+        """The controller seems not to have a slice's outcomes: send them once more."""
+        client = self._waiting.get((part.header.user, part.header.client), {})
+        _part, waiting = client.get(part.assignment, (part, []))
+        for piece in part.pieces.values():
+            if piece not in waiting:
+                self._wait(part, piece, now_ms)
+
+    def left(self, receipt: int) -> None:
+        """Outcomes went to the broker under this receipt."""
+        self._on_their_way[receipt] = None
+
+    def arrived(self, receipt: int) -> None:
+        """The broker has what went under this receipt."""
+        self._on_their_way.pop(receipt, None)
+
+    def lost_connection(self) -> None:
+        """No answer will come to what is on its way."""
+        self._on_their_way.clear()
+
+    def next_wakeup_ms(self) -> int | None:
+        """When `send` has something to do that nothing else will bring about."""
+        return self._waiting_since_ms + OUTCOMES_AFTER_MS if self._waiting else None
+
+    def send(self, link: Link, now_ms: int, *, at_once: bool = False) -> None:
+        """Give the link what is to go now."""
+        if not self._waiting:
+            return
+        is_full = self._waiting_bytes >= PACKET_BYTES_MAX - ENVELOPE_BYTES
+        is_due = now_ms >= self._waiting_since_ms + OUTCOMES_AFTER_MS
+        if self._on_their_way and not (is_full or is_due or at_once):
+            return
+        room = link.window - link.unseen - link.waiting
+        for key in list(self._waiting):
+            client = self._waiting[key]
+            while client and (room > 0 or at_once):
+                self._send_one(link, key, client)
+                room -= 1
+            if not client:
+                del self._waiting[key]
+
+    def _send_one(self, link: Link, key: tuple[str, str], client: _Waiting) -> None:
+        """One message with as many outcomes of one client as fit a packet, at least one."""
+        limit = min(
+            [link.packet_bytes_max]
+            + [part.header.packet_bytes_max for part, _pieces in client.values()]
+        )
+        left = limit - ENVELOPE_BYTES
+        sets: list[OutcomeSet] = []
+        tasks: dict[str, None] = {}
+        for assignment in list(client):
+            part, pieces = client[assignment]
+            pieces.sort(key=_first)
+            taken: list[Piece] = []
+            left -= _SET_BYTES
+            for piece in pieces:
+                cost = len(piece.items) + _ROW_BYTES * (1 + len(piece.errors))
+                if (taken or sets) and cost > left:
+                    break
+                left -= cost
+                taken.append(piece)
+                self._waiting_bytes -= len(piece.items)
+            if taken:
+                sets.append(outcome_set(part, taken))
+                tasks[part.header.task] = None
+                del pieces[: len(taken)]
+            if pieces or left <= 0 or len(sets) == _SETS_MAX:
+                break
+            del client[assignment]
+        for assignment in [number for number, (_part, pieces) in client.items() if not pieces]:
+            del client[assignment]
+        task = next(iter(tasks)) if len(tasks) == 1 else "-"
+        link.send(
+            Outcomes(sets=tuple(sets)),
+            self._topics.task(*key, task, self._device),
+            packet_bytes_max=limit,
+        )
+
+
+def _first(piece: Piece) -> int:
+    return piece.first
+
+
+def outcome_set(part: Slice, pieces: list[Piece]) -> OutcomeSet:
+    """What a slice's pieces, sorted, are on the wire."""
+    ranges = RangeSet()
+    for piece in pieces:
+        ranges.add(piece.first, piece.first + piece.count)
+    items = [_array_head(ranges.count)]
+    items.extend([piece.items for piece in pieces])
+    return OutcomeSet(
+        task=part.header.task,
+        assignment=part.assignment,
+        low=part.low,
+        high=part.assigned_high,
+        tag=part.tag,
+        ranges=ranges.freeze(),
+        errors=tuple([error for piece in pieces for error in piece.errors]),
+        run_us=sum([piece.run_us for piece in pieces]),
+        data=b"".join(items),
+    )
+
+
+def _array_head(count: int) -> bytes:
+    """The first bytes of a CBOR array of `count` items."""
+    if count < 24:
+        return bytes((0x80 | count,))
+    if count < 256:
+        return bytes((0x98, count))
+    return b"\x99" + count.to_bytes(2, "big")

@@ -1,0 +1,583 @@
+"""The workers: who has which calls, what becomes of them, and what waits before them.
+
+A worker is given little at a time, about `WORKER_WORK_US` of measured work, so that nearly all
+that has not begun is here, where it can be trimmed, cancelled and reordered without asking
+anybody. What it was given and has not begun is taken back when the call before it is slow.
+
+When a worker dies, exactly one call is to blame: the one it was in. All others go on in a fresh
+worker, without the controller's help.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from forage_agent.core.code import CodeStore
+from forage_agent.core.events import (
+    Chunk,
+    Command,
+    FunctionCode,
+    KillWorker,
+    RunCalls,
+    StartWorker,
+    TakeBack,
+    WorkerExited,
+    WorkerOutcomes,
+    WorkerReturned,
+)
+from forage_agent.core.queue import SliceQueue
+from forage_agent.core.settings import (
+    FUNCTIONS_PER_WORKER_MAX,
+    RESTART_AFTER_MS,
+    RESTART_AFTER_MS_MAX,
+    SPREAD_MIN_US,
+    STARTED_AFTER_MS,
+    WORKER_REFILL_US,
+    WORKER_WORK_US,
+    NamedFunction,
+)
+from forage_agent.core.slices import Piece, RunTimes, Slice
+from forage_wire.errors import DecodeError
+from forage_wire.io import Note
+from forage_wire.limits import CALL_BYTES_MAX
+from forage_wire.ranges import Ranges, RangeSet
+from forage_wire.system_errors import (
+    CANCELLED,
+    NOT_SERIALIZABLE,
+    OUT_OF_MEMORY,
+    REFUSED,
+    TIMEOUT,
+    WORKER_DIED,
+    system_error,
+)
+
+__all__ = ["Pool"]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Given:
+    """Calls [low, high) of a slice that a worker has and that have not ended."""
+
+    part: Slice
+    low: int
+    high: int
+
+
+@dataclass(slots=True, kw_only=True)
+class _Worker:
+    slot: int
+    state: Literal["none", "starting", "ready", "killed"] = "none"
+    given: deque[_Given] = field(default_factory=deque)
+    since_ms: int = 0
+    """The first of them is running since then, or has less time behind it."""
+    is_reported: bool = False
+    """That it runs, for `STARTED_AFTER_MS`, was seen to."""
+    is_returning: bool = False
+    may_follow: bool = False
+    """Whether calls may be given behind others: this worker can give them back."""
+    was_used: bool = False
+    known: dict[bytes, None] = field(default_factory=dict)
+    last: tuple[Slice, int] | None = None
+    """The call that ended last."""
+    why: str = ""
+    timed_out: tuple[int, int] = (0, -1)
+    failures: int = 0
+    """Deaths in a row before it was ready."""
+    restart_ms: int = 0
+
+
+class Pool:
+    """The device's slots, the workers in them, and the calls before them.
+
+    Args:
+        slots: How many.
+        code: Where functions' code is.
+        functions: The device's own functions, by their key.
+        ended: Called with a slice and outcomes of it.
+        started: Called with a slice and the index of a call that has run `STARTED_AFTER_MS`.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        code: CodeStore,
+        functions: dict[bytes, NamedFunction],
+        ended: Callable[[Slice, Piece], None],
+        started: Callable[[Slice, int], None],
+    ) -> None:
+        self._workers = [_Worker(slot=slot) for slot in range(slots)]
+        self._code = code
+        self._functions = functions
+        self._ended = ended
+        self._started = started
+        self._queue = SliceQueue()
+        self._times = RunTimes()
+
+    # -- what the core looks at -----------------------------------------------------------------
+
+    @property
+    def running(self) -> int:
+        """Slots with calls."""
+        return sum([1 for worker in self._workers if worker.given])
+
+    @property
+    def queued(self) -> int:
+        """Calls that wait for a slot."""
+        return self._queue.calls
+
+    def current(self, slot: int) -> tuple[Slice, int] | None:
+        """The call that a worker is in, or was in last: whose output this is."""
+        worker = self._workers[slot]
+        if worker.given:
+            return worker.given[0].part, worker.given[0].low
+        return worker.last
+
+    def next_wakeup_ms(self) -> int | None:
+        """When `poll` has something to do without further events."""
+        due: int | None = None
+        for worker in self._workers:
+            found = _wakeup_of(worker)
+            if found is not None and (due is None or found < due):
+                due = found
+        return due
+
+    def report_again(self) -> None:
+        """Nobody knows what runs: `started` is called once more for each call that does."""
+        for worker in self._workers:
+            worker.is_reported = False
+
+    # -- slices ---------------------------------------------------------------------------------
+
+    def offer(self, part: Slice) -> None:
+        """A slice is here, or something that it waited for is."""
+        self._queue.update(part)
+
+    def trim(self, part: Slice, wished: int) -> int:
+        """Take back an untouched tail; the answer is the real end."""
+        real = part.trim(wished)
+        self._queue.update(part)
+        return real
+
+    def cancel(self, part: Slice, ranges: Ranges, *, force: bool) -> list[Command]:
+        """Skip calls that have not begun; with `force` kill those that have."""
+        gone = RangeSet()
+        for low, high in ranges:
+            gone.update(part.todo.common(low, high))
+        for low, high in gone:
+            part.todo.remove(low, high)
+        self._queue.update(part)
+        for low, high in gone:
+            self._report(part, low, high, _CANCELLED_BEFORE, "cancelled")
+        if not force:
+            return []
+        part.cancelled.update(ranges)
+        return self._kill_all("cancelled", _is_cancelled)
+
+    def forget(self, part: Slice) -> list[Command]:
+        """Drop a slice and kill what runs of it. Nothing is reported of it any more."""
+        part.is_forgotten = True
+        part.todo = RangeSet()
+        self._queue.update(part)
+        return self._kill_all("forgotten", _is_forgotten)
+
+    def _kill_all(self, why: str, concerned: Callable[[_Given], bool]) -> list[Command]:
+        found: list[Command] = []
+        for worker in self._workers:
+            if any(map(concerned, worker.given)):
+                found.extend(self._kill(worker, why))
+        return found
+
+    def _kill(self, worker: _Worker, why: str) -> list[Command]:
+        if worker.state != "ready":
+            return []
+        worker.state = "killed"
+        worker.why = why
+        return [KillWorker(slot=worker.slot, why=why)]
+
+    # -- events of workers ----------------------------------------------------------------------
+
+    def on_ready(self, slot: int) -> None:
+        """A worker waits for calls."""
+        worker = self._workers[slot]
+        if worker.state == "starting":
+            worker.state = "ready"
+            worker.failures = 0
+
+    def on_loaded(self, slot: int, now_ms: int) -> None:
+        """The time of the call itself begins."""
+        self._workers[slot].since_ms = now_ms
+
+    def on_outcomes(self, event: WorkerOutcomes, now_ms: int) -> list[Command]:
+        """Calls have ended."""
+        worker = self._workers[event.slot]
+        given = worker.given[0] if worker.given else None
+        end = event.first + event.count
+        if (
+            given is None
+            or event.count < 1
+            or (given.part.assignment, given.low) != (event.assignment, event.first)
+            or end > given.high
+        ):
+            note = f"worker reported calls it was not given slot={event.slot}"
+            return [Note(level="error", text=note), *self._kill(worker, "broken")]
+        part = given.part
+        self._take_off(worker, event.count)
+        worker.since_ms = now_ms
+        worker.is_reported = False
+        worker.last = (part, end - 1)
+        if not event.errors:
+            self._times.measured(part.function, event.count, event.run_us)
+        if event.count == 1 and len(event.items) > CALL_BYTES_MAX:
+            item = _too_large(len(event.items))
+            self._report(part, event.first, end, item, "unreadable")
+        elif not part.is_forgotten:
+            errors = tuple([(at, reason, part.is_final(reason)) for at, reason in event.errors])
+            piece = Piece(
+                first=event.first,
+                count=event.count,
+                items=event.items,
+                errors=errors,
+                run_us=event.run_us,
+            )
+            self._ended(part, piece)
+        if part.header.options.fresh:
+            return self._kill(worker, "fresh")
+        return []
+
+    def _take_off(self, worker: _Worker, count: int) -> None:
+        """The first `count` calls of what a worker was given have ended."""
+        given = worker.given[0]
+        given.low += count
+        given.part.given -= count
+        if given.low == given.high:
+            worker.given.popleft()
+            given.part.workers -= 1
+
+    def on_returned(self, event: WorkerReturned) -> None:
+        """A worker has given back what it had not begun."""
+        worker = self._workers[event.slot]
+        worker.is_returning = False
+        kept: _Given | None = None
+        if worker.given:
+            first = worker.given[0]
+            if (first.part.assignment, first.low) == (event.assignment, event.index):
+                kept = _Given(part=first.part, low=first.low, high=first.low + 1)
+                first.low += 1
+                first.part.workers += 1
+        self._give_back(worker.given)
+        worker.given = deque() if kept is None else deque([kept])
+
+    def _give_back(self, lost: deque[_Given]) -> None:
+        """A worker does not have these any more; they are to run before others of their kind."""
+        for given in reversed(lost):
+            part = given.part
+            part.workers -= 1
+            part.given -= given.high - given.low
+            if not part.is_forgotten:
+                part.todo.add(given.low, given.high)
+            self._queue.update(part, first=True)
+
+    def on_exited(self, event: WorkerExited, now_ms: int) -> list[Command]:
+        """A worker is gone: one call may be to blame, the others go on in the next one."""
+        worker = self._workers[event.slot]
+        failures = 0 if worker.state in ("ready", "killed") else worker.failures + 1
+        after = _Worker(slot=event.slot, failures=failures, last=worker.last)
+        if failures:
+            wait_ms = RESTART_AFTER_MS << min(failures - 1, 16)
+            after.restart_ms = now_ms + min(RESTART_AFTER_MS_MAX, wait_ms)
+        self._workers[event.slot] = after
+        notes: list[Command] = []
+        victim = _victim(event, worker)
+        if victim is not None:
+            after.last = victim
+            self._blame(event, worker, *victim)
+        if worker.why in ("", "broken"):
+            where = "" if victim is None else f" call={victim[0].header.task}.{victim[1]}"
+            text = f"worker ended: {_cause(event)} slot={event.slot}{where}"
+            notes.append(Note(level="warning", text=text))
+        if worker.why == "cancelled":
+            self._end_cancelled(worker)
+        self._give_back(worker.given)
+        return notes
+
+    def _blame(self, event: WorkerExited, worker: _Worker, part: Slice, index: int) -> None:
+        """What becomes of the call that a worker was in when it ended, if that is its own doing."""
+        match worker.why:
+            case "" | "broken":
+                reason, item = "died", _death(event, part)
+            case "timeout" if worker.timed_out == (part.assignment, index):
+                reason, item = "timeout", _timeout(part.header.options.timeout_ms)
+            case _:
+                return
+        _cut_out(worker, part, RangeSet([(index, index + 1)]))
+        self._report(part, index, index + 1, item, reason)
+
+    def _end_cancelled(self, worker: _Worker) -> None:
+        for part in list({given.part.assignment: given.part for given in worker.given}.values()):
+            for given in list(worker.given):
+                if given.part is part:
+                    for low, high in part.cancelled.common(given.low, given.high):
+                        _cut_out(worker, part, RangeSet([(low, high)]))
+                        self._report(part, low, high, _CANCELLED_RUNNING, "cancelled")
+
+    def _report(self, part: Slice, low: int, high: int, item: bytes, reason: str) -> None:
+        """The calls [low, high) have ended with the same error."""
+        if part.is_forgotten:
+            return
+        final = part.is_final(reason)
+        piece = Piece(
+            first=low,
+            count=high - low,
+            items=item * (high - low),
+            errors=tuple([(index, reason, final) for index in range(low, high)]),
+        )
+        self._ended(part, piece)
+
+    # -- time -----------------------------------------------------------------------------------
+
+    def poll(self, now_ms: int) -> list[Command]:
+        """Timeouts, starts, and calls for workers that have room."""
+        commands: list[Command] = []
+        for worker in self._workers:
+            if worker.state == "none" and now_ms >= worker.restart_ms:
+                worker.state = "starting"
+                commands.append(StartWorker(slot=worker.slot))
+            elif worker.given:
+                self._watch(worker, now_ms, commands)
+        for worker in self._workers:
+            if worker.state == "ready" and self._queue.calls:
+                self._give(worker, now_ms, commands)
+        return commands
+
+    def _watch(self, worker: _Worker, now_ms: int, commands: list[Command]) -> None:
+        """What is due for the call that a worker is in."""
+        first = worker.given[0]
+        part = first.part
+        run_ms = now_ms - worker.since_ms
+        timeout_ms = part.header.options.timeout_ms
+        if timeout_ms and run_ms >= timeout_ms and worker.state == "ready":
+            worker.timed_out = (part.assignment, first.low)
+            commands.extend(self._kill(worker, "timeout"))
+            return
+        if run_ms < STARTED_AFTER_MS or worker.is_reported:
+            return
+        worker.is_reported = True
+        self._times.at_least(part.function, run_ms * 1_000)
+        if not part.is_forgotten:
+            self._started(part, first.low)
+        has_more = len(worker.given) > 1 or first.high - first.low > 1
+        if has_more and not worker.is_returning and worker.state == "ready":
+            worker.is_returning = True
+            commands.append(TakeBack(slot=worker.slot))
+
+    def _give(self, worker: _Worker, now_ms: int, commands: list[Command]) -> None:
+        """Give a worker calls, if it has room for some."""
+        was_empty = not worker.given
+        expected_us = self._expected_us(worker)
+        may_follow = worker.may_follow and expected_us <= WORKER_REFILL_US
+        if worker.is_returning or not (was_empty or may_follow):
+            return
+        chunks: list[Chunk] = []
+        code: list[FunctionCode] = []
+        while expected_us < WORKER_WORK_US:
+            part = self._queue.pick(worker.given[-1].part if worker.given else None)
+            if part is None:
+                break
+            short_us = self._short_us(part)
+            if worker.given and short_us is None:
+                break
+            if part.header.options.fresh and worker.was_used:
+                commands.extend(self._kill(worker, "fresh"))
+                return
+            count = 1 if short_us is None else self._share(short_us, expected_us)
+            chunk = self._take(worker, part, count)
+            if chunk is None:
+                continue
+            chunks.append(chunk)
+            if part.function not in worker.known:
+                code.append(self._code_of(part))
+            worker.known.pop(part.function, None)
+            worker.known[part.function] = None
+            worker.was_used = True
+            if short_us is None:
+                break
+            worker.may_follow = True
+            expected_us += short_us * (chunk.high - chunk.low)
+        if chunks:
+            if was_empty:
+                worker.since_ms = now_ms
+                worker.is_reported = False
+            drop = _forget_functions(worker)
+            commands.append(
+                RunCalls(
+                    slot=worker.slot,
+                    may_follow=worker.may_follow,
+                    drop=drop,
+                    code=tuple(code),
+                    chunks=tuple(chunks),
+                )
+            )
+
+    def _expected_us(self, worker: _Worker) -> int:
+        """The work that a worker has, as far as measured."""
+        expected_us = 0
+        for given in worker.given:
+            mean_us = self._times.mean_us(given.part.function) or WORKER_WORK_US
+            expected_us += mean_us * (given.high - given.low)
+        return expected_us
+
+    def _short_us(self, part: Slice) -> int | None:
+        """How long calls of a slice take; None where a worker is to have one at a time."""
+        mean_us = self._times.mean_us(part.function)
+        if mean_us is None or mean_us > WORKER_REFILL_US or part.runs_alone:
+            return None
+        return mean_us
+
+    def _share(self, mean_us: int, expected_us: int) -> int:
+        """How many calls to give to a worker that has `expected_us` of work."""
+        count = max(1, (WORKER_WORK_US - expected_us) // mean_us)
+        if mean_us >= SPREAD_MIN_US:
+            count = min(count, -(-self._queue.calls // len(self._workers)))
+        return count
+
+    def _take(self, worker: _Worker, part: Slice, count: int) -> Chunk | None:
+        """Calls of a slice for a worker; None where the slice's calls cannot be told apart."""
+        low, high = part.take(count)
+        try:
+            calls = part.calls_of(low, high)
+        except DecodeError as error:
+            part.given -= high - low
+            unreadable = [(low, high), *part.todo]
+            part.todo = RangeSet()
+            self._queue.update(part)
+            item = system_error(REFUSED, f"The assignment's calls cannot be read: {error}.")
+            for start, end in unreadable:
+                self._report(part, start, end, item, "unreadable")
+            return None
+        self._queue.update(part)
+        worker.given.append(_Given(part=part, low=low, high=high))
+        part.workers += 1
+        return Chunk(
+            assignment=part.assignment,
+            low=low,
+            high=high,
+            function=part.function,
+            client_python=part.header.python,
+            calls=calls,
+        )
+
+    def _code_of(self, part: Slice) -> FunctionCode:
+        header = part.header
+        named = self._functions.get(part.function)
+        if named is not None:
+            return FunctionCode(
+                key=part.function, form="named", python="", data=named.target.encode()
+            )
+        code = self._code.get(part.function)
+        return FunctionCode(
+            key=part.function, form=header.form, python=header.python, data=code.data
+        )
+
+
+def _is_cancelled(given: _Given) -> bool:
+    return bool(given.part.cancelled.common(given.low, given.high))
+
+
+def _is_forgotten(given: _Given) -> bool:
+    return given.part.is_forgotten
+
+
+def _victim(event: WorkerExited, worker: _Worker) -> tuple[Slice, int] | None:
+    """The call that a worker was in when it ended; None where it was in none."""
+    for given in worker.given:
+        if given.part.assignment == event.assignment and given.low <= event.index < given.high:
+            return given.part, event.index
+    if event.assignment == 0 and worker.given:
+        return worker.given[0].part, worker.given[0].low
+    return None
+
+
+def _cut_out(worker: _Worker, part: Slice, gone: RangeSet) -> None:
+    """These calls have ended in another way than by running to their end."""
+    left: deque[_Given] = deque()
+    for given in worker.given:
+        if given.part is not part:
+            left.append(given)
+            continue
+        pieces = gone.missing(given.low, given.high)
+        part.workers += len(pieces) - 1
+        part.given -= given.high - given.low
+        for low, high in pieces:
+            part.given += high - low
+            left.append(_Given(part=part, low=low, high=high))
+    worker.given = left
+
+
+def _forget_functions(worker: _Worker) -> tuple[bytes, ...]:
+    """What a worker need not keep: the functions used longest ago, above the limit."""
+    surplus = len(worker.known) - FUNCTIONS_PER_WORKER_MAX
+    if surplus <= 0:
+        return ()
+    needed = {given.part.function: None for given in worker.given}
+    dropped = tuple([key for key in worker.known if key not in needed][:surplus])
+    for key in dropped:
+        del worker.known[key]
+    return dropped
+
+
+def _wakeup_of(worker: _Worker) -> int | None:
+    if worker.state == "none":
+        return worker.restart_ms
+    if worker.state != "ready" or not worker.given:
+        return None
+    due = None if worker.is_reported else worker.since_ms + STARTED_AFTER_MS
+    timeout_ms = worker.given[0].part.header.options.timeout_ms
+    if timeout_ms:
+        timeout = worker.since_ms + timeout_ms
+        due = timeout if due is None else min(due, timeout)
+    return due
+
+
+def _cause(event: WorkerExited) -> str:
+    """Why a worker ended, as a clause."""
+    if event.signal == "SIGKILL":
+        return "it was killed (SIGKILL), probably out of memory"
+    if event.signal:
+        return f"it died of signal {event.signal}"
+    if event.exit_code is None:
+        return "it is gone"
+    return f"it exited with code {event.exit_code}"
+
+
+def _death(event: WorkerExited, part: Slice) -> bytes:
+    """The outcome of a call whose worker died by itself."""
+    details: dict[str, object] = {"deaths": part.deaths + 1}
+    if event.signal:
+        details["signal"] = event.signal
+    else:
+        details["exit_code"] = event.exit_code
+    code = OUT_OF_MEMORY if event.signal == "SIGKILL" else WORKER_DIED
+    text = f"The worker process that ran the call ended: {_cause(event)}."
+    return system_error(code, text, **details)
+
+
+def _too_large(size_bytes: int) -> bytes:
+    """The outcome of a call whose result is above the limit."""
+    text = (
+        f"The call's result has {size_bytes} bytes, above the limit of {CALL_BYTES_MAX}; "
+        "return less, or write it where the client can read it."
+    )
+    return system_error(NOT_SERIALIZABLE, text)
+
+
+def _timeout(timeout_ms: int) -> bytes:
+    text = (
+        f"The call ran longer than its limit of {timeout_ms / 1000:g} s and was ended; "
+        "give it more time with timeout_s, or make it shorter."
+    )
+    return system_error(TIMEOUT, text, timeout_ms=timeout_ms)
+
+
+_CANCELLED_BEFORE = system_error(CANCELLED, "The call was cancelled before it began.")
+_CANCELLED_RUNNING = system_error(CANCELLED, "The call was cancelled while it ran, and was ended.")

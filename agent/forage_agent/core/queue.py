@@ -1,0 +1,69 @@
+"""What waits on the device: slices with calls to run, by priority, then in the order they came."""
+
+from forage_agent.core.slices import Slice
+
+__all__ = ["SliceQueue"]
+
+
+class SliceQueue:
+    """The slices that workers may be given calls of. One queue for all slots."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        """Calls in all slices of the queue."""
+        self._calls: dict[int, int] = {}
+        self._levels: dict[int, dict[int, Slice]] = {}
+        self._order: list[int] = []
+
+    def update(self, part: Slice, *, first: bool = False) -> None:
+        """Let the queue know what a slice has to run now, after any change of it.
+
+        Args:
+            part: In the queue if it is runnable, else not.
+            first: Where it is new here, it goes before all others of its priority.
+        """
+        calls = part.todo.count if part.is_runnable else 0
+        before = self._calls.get(part.assignment, 0)
+        self.calls += calls - before
+        if calls:
+            self._calls[part.assignment] = calls
+            if not before:
+                self._put(part, first=first)
+        elif before:
+            del self._calls[part.assignment]
+            self._remove(part)
+
+    def _put(self, part: Slice, *, first: bool) -> None:
+        priority = part.header.options.priority
+        level = self._levels.get(priority)
+        if level is None:
+            level = self._levels[priority] = {}
+            self._order = sorted(self._levels, reverse=True)
+        if first and level:
+            self._levels[priority] = {part.assignment: part, **level}
+        else:
+            level[part.assignment] = part
+
+    def _remove(self, part: Slice) -> None:
+        priority = part.header.options.priority
+        level = self._levels[priority]
+        del level[part.assignment]
+        if not level:
+            del self._levels[priority]
+            self._order.remove(priority)
+
+    def pick(self, last: Slice | None) -> Slice | None:
+        """The slice that a worker takes from next.
+
+        Of the highest priority: the one it is in already (`last`), else the first that no
+        worker is in, else the first.
+        """
+        if not self._order:
+            return None
+        level = self._levels[self._order[0]]
+        if last is not None and last.assignment in level:
+            return last
+        for part in level.values():
+            if part.workers == 0:
+                return part
+        return next(iter(level.values()))

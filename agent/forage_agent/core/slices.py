@@ -1,0 +1,191 @@
+"""Assignments as the device holds them: what is still to do, what is with workers, what ended."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from forage_wire.codec import cut_calls, join_calls
+from forage_wire.errors import DecodeError
+from forage_wire.limits import DEATHS_MAX
+from forage_wire.messages import Assignment, Header
+from forage_wire.ranges import RangeSet
+
+__all__ = ["Piece", "RunTimes", "Slice", "function_key"]
+
+
+def function_key(header: Header) -> bytes:
+    """The name under which workers keep a header's function."""
+    function = header.function
+    return function if isinstance(function, bytes) else function[0].encode()
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Piece:
+    """Outcomes of consecutive calls: reported together, acknowledged together."""
+
+    first: int
+    count: int
+    items: bytes
+    """The outcome items, one after the other."""
+    errors: tuple[tuple[int, str, bool], ...] = ()
+    """(index, reason, final)."""
+    run_us: int = 0
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Slice:
+    """One assignment, from its acceptance to the acknowledgement of its last outcome."""
+
+    assignment: int
+    header: Header
+    low: int
+    assigned_high: int
+    """As assigned: the tag was made for it."""
+    high: int
+    """As trimmed."""
+    tries: int
+    deaths: int
+    beat_ms: int
+    tag: bytes
+    calls: bytes
+    announce: bool
+    """To be announced before anything of it starts."""
+    function: bytes
+    todo: RangeSet
+    """Neither with a worker nor ended."""
+    given: int = 0
+    """Calls that are with workers."""
+    workers: int = 0
+    """Workers that have calls of it."""
+    cancelled: RangeSet = field(default_factory=RangeSet)
+    """To be killed if it still runs."""
+    pieces: dict[int, Piece] = field(default_factory=dict)
+    """Outcomes that are not acknowledged, by their first index."""
+    has_code: bool = False
+    is_forgotten: bool = False
+    announced: Literal["no", "sent", "yes"] = "no"
+    announced_ms: int = 0
+    _cut: list[Any] | None = None
+
+    @classmethod
+    def of(cls, assignment: Assignment, header: Header) -> "Slice":
+        """A slice of which nothing has begun."""
+        return cls(
+            assignment=assignment.assignment,
+            header=header,
+            low=assignment.low,
+            assigned_high=assignment.high,
+            high=assignment.high,
+            tries=assignment.tries,
+            deaths=assignment.deaths,
+            beat_ms=assignment.beat_ms,
+            tag=assignment.tag,
+            calls=assignment.calls,
+            announce=assignment.announce,
+            function=function_key(header),
+            todo=RangeSet([(assignment.low, assignment.high)]),
+        )
+
+    @property
+    def is_runnable(self) -> bool:
+        """Whether a worker may be given calls of it now."""
+        return (
+            self.todo.count > 0 and self.has_code and (not self.announce or self.announced == "yes")
+        )
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of it is to be run any more."""
+        return self.todo.count == 0 and self.given == 0
+
+    @property
+    def runs_alone(self) -> bool:
+        """Whether each of its calls must be the only one that a worker has.
+
+        If such a worker dies there is no doubt which call was begun.
+        """
+        options = self.header.options
+        return options.at_most_once or options.fresh or self.announce
+
+    @property
+    def state(self) -> Literal["running", "queued", "unacknowledged"]:
+        """The word for an inventory."""
+        if self.has_ended:
+            return "unacknowledged"
+        return "queued" if self.todo.count == self.high - self.low else "running"
+
+    def take(self, count: int) -> tuple[int, int]:
+        """Give away up to `count` calls from the front of what is to do: [low, high)."""
+        low, high = next(iter(self.todo))
+        high = min(high, low + count)
+        self.todo.remove(low, high)
+        self.given += high - low
+        return low, high
+
+    def calls_of(self, low: int, high: int) -> bytes:
+        """A CBOR array of the calls [low, high). They stay unread.
+
+        Raises DecodeError where `calls` is not an array of as many calls.
+        """
+        if (low, high) == (self.low, self.assigned_high):
+            return self.calls
+        if self._cut is None:
+            cut = cut_calls(self.calls)
+            if len(cut) != self.assigned_high - self.low:
+                raise DecodeError("calls: not as many as assigned")
+            self._cut = cut
+        return join_calls(self._cut[low - self.low : high - self.low])
+
+    def drop_calls(self) -> None:
+        """All of it has ended: the arguments are not needed any more."""
+        self.calls = b""
+        self._cut = None
+
+    def trim(self, wished: int) -> int:
+        """Give up what is neither given nor ended from `wished` on; the answer is the real end."""
+        begun = self.todo.missing(self.low, self.high)
+        real = min(self.high, max(wished, begun[-1][1] if begun else self.low))
+        self.todo.remove(real, self.high)
+        self.high = real
+        return real
+
+    def is_final(self, reason: str) -> bool:
+        """Whether an error of this reason ends its call, or another attempt may follow."""
+        if self.header.options.at_most_once:
+            return True
+        match reason:
+            case "error" | "timeout":
+                return self.tries + 1 > self.header.options.retries
+            case "died":
+                return self.deaths + 1 >= DEATHS_MAX
+            case _:
+                return True
+
+
+class RunTimes:
+    """How long calls of each function take here, as far as measured."""
+
+    __slots__ = ("_mean_us", "functions_max")
+
+    def __init__(self, functions_max: int = 1_024) -> None:
+        self.functions_max = functions_max
+        self._mean_us: dict[bytes, int] = {}
+
+    def mean_us(self, function: bytes) -> int | None:
+        """The recent mean, at least 1; None while not measured."""
+        return self._mean_us.get(function)
+
+    def measured(self, function: bytes, count: int, run_us: int) -> None:
+        """`count` calls took `run_us` together. Later ones count for more."""
+        mean = max(1, run_us // count)
+        before = self._mean_us.pop(function, None)
+        if before is not None:
+            # A surprise upwards counts at once: giving too little costs less than too much.
+            mean = max(1, (7 * before + 3 * mean) // 10) if mean < before else (before + mean) // 2
+        elif len(self._mean_us) >= self.functions_max:
+            del self._mean_us[next(iter(self._mean_us))]
+        self._mean_us[function] = mean
+
+    def at_least(self, function: bytes, run_us: int) -> None:
+        """A call has been running for so long and goes on."""
+        if self._mean_us.get(function, 0) < run_us:
+            self._mean_us[function] = run_us

@@ -1,0 +1,94 @@
+"""Saying that calls run: after they have for a while, or, where one is dangerous, before."""
+
+from collections.abc import Iterable
+
+from forage_agent.core.settings import ANNOUNCE_AGAIN_AFTER_MS
+from forage_agent.core.slices import Slice
+from forage_wire.limits import LIST_ITEMS_MAX
+from forage_wire.link import Link, Outgoing
+from forage_wire.messages import Started
+from forage_wire.topics import Topics
+
+__all__ = ["Starts"]
+
+
+class Starts:
+    """Calls to be reported as started, and assignments that wait until they were announced.
+
+    Args:
+        topics: Where reports go.
+        device: This device's name.
+    """
+
+    def __init__(self, topics: Topics, device: str) -> None:
+        self._topics = topics
+        self._device = device
+        self._rows: dict[tuple[str, str], list[tuple[str, int, int]]] = {}
+        self._announcing: dict[int, Slice] = {}
+        self._receipts: dict[int, int] = {}
+
+    def clear(self) -> None:
+        """A new link: what was to be said to the old one is not said, but announced again."""
+        self._rows.clear()
+        self._receipts.clear()
+        for part in self._announcing.values():
+            part.announced = "no"
+
+    # -- calls that run -------------------------------------------------------------------------
+
+    def started(self, part: Slice, index: int) -> None:
+        """A call has run for a while."""
+        rows = self._rows.setdefault((part.header.user, part.header.client), [])
+        rows.append((part.header.task, index, part.assignment))
+
+    def send(self, link: Link) -> None:
+        """Report what has started: one message a client."""
+        for (user, client), rows in self._rows.items():
+            tasks = dict.fromkeys([row[0] for row in rows])
+            task = next(iter(tasks)) if len(tasks) == 1 else "-"
+            topic = self._topics.task(user, client, task, self._device)
+            link.send(Started(rows=tuple(rows[:LIST_ITEMS_MAX])), topic)
+        self._rows.clear()
+
+    # -- announcements --------------------------------------------------------------------------
+
+    def wait(self, part: Slice) -> None:
+        """Nothing of this slice may begin before the broker has its announcement."""
+        self._announcing[part.assignment] = part
+
+    def drop(self, part: Slice) -> None:
+        """Nothing of this slice is to be run any more."""
+        self._announcing.pop(part.assignment, None)
+
+    def due_ms(self) -> int | None:
+        """When something is to be announced (again)."""
+        return min(map(_due_ms, self._announcing.values())) if self._announcing else None
+
+    def announcements(self, link: Link, now_ms: int) -> Iterable[tuple[Slice, Outgoing]]:
+        """What is to be published now, each with a receipt that `sent` is told."""
+        for part in self._announcing.values():
+            if _due_ms(part) <= now_ms:
+                header = part.header
+                rows = [
+                    (header.task, index, part.assignment) for index in range(part.low, part.high)
+                ]
+                topic = self._topics.task(header.user, header.client, header.task, self._device)
+                yield part, link.unnumbered(Started(rows=tuple(rows)), topic, qos=1)
+
+    def sent(self, part: Slice, receipt: int, now_ms: int) -> None:
+        """A slice's announcement went out under this receipt."""
+        part.announced = "sent"
+        part.announced_ms = now_ms
+        self._receipts[receipt] = part.assignment
+
+    def confirmed(self, receipt: int) -> Slice | None:
+        """The slice that may begin now that the broker has what went under this receipt."""
+        number = self._receipts.pop(receipt, None)
+        part = None if number is None else self._announcing.pop(number, None)
+        if part is not None:
+            part.announced = "yes"
+        return part
+
+
+def _due_ms(part: Slice) -> int:
+    return part.announced_ms + ANNOUNCE_AGAIN_AFTER_MS if part.announced == "sent" else 0
