@@ -18,6 +18,7 @@ from forage_wire.errors import DecodeError
 
 __all__ = [
     "ARRAY_TAGS",
+    "BULK_BYTES_MIN",
     "Bulk",
     "NotExact",
     "array_of",
@@ -27,7 +28,8 @@ __all__ = [
 ]
 
 BULK_BYTES_MIN: Final = 64 * 1024
-"""From this size on an array's bytes are copied once, straight into the message."""
+"""From this size on bytes are copied once, straight into the message: cbor2 grows its output
+as it goes, which costs some 2 ms for each MB."""
 
 _TAG_ROWS: Final = 40
 _TAG_COLUMNS: Final = 1040
@@ -65,12 +67,18 @@ class NotExact(Exception):
 
 
 class Bulk:
-    """The bytes of a large array, not copied yet."""
+    """A large byte string or text, not copied yet.
 
-    __slots__ = ("view",)
+    Attributes:
+        major: Its CBOR major type: 2 for a byte string, 3 for text.
+        data: The bytes.
+    """
 
-    def __init__(self, view: memoryview) -> None:
-        self.view = view
+    __slots__ = ("data", "major")
+
+    def __init__(self, data: bytes | memoryview, major: int = 2) -> None:
+        self.data = data
+        self.major = major
 
 
 def _dtype_text(dtype: Any) -> str:

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import cbor2
 
 from forage_wire.errors import DecodeError, NotSerializable, VersionMismatch
+from forage_wire.values.arrays import Bulk
 from forage_wire.values.exact import (
     SCALARS,
+    TAG_TUPLE,
     NotExact,
     WireForm,
     check_plain,
     encode_wire,
+    head,
     restore,
 )
 from forage_wire.values.pickles import PYTHON, Pickled, describe, dump, load_pickle
@@ -50,19 +53,25 @@ class Outcome(NamedTuple):
     value: Any
 
 
+def _all_scalars(items: list[Any]) -> bool:
+    return SCALARS.issuperset(map(type, items))
+
+
 # -- short calls and values of the commonest types, written without cbor2 -------------------------
 
 _SMALL_MIN: Final = -256
 _SMALL_END: Final = 1_024
-_SMALL: Final[list[bytes]] = [_dumps(number) for number in range(_SMALL_MIN, _SMALL_END)]
+_SMALL: Final[list[bytes]] = [bytes(_dumps(number)) for number in range(_SMALL_MIN, _SMALL_END)]
 _SHORT_TEXT: Final = 256
-_TEXT_HEADS: Final[list[bytes]] = [
-    _dumps("x" * length)[: -length or None] for length in range(_SHORT_TEXT)
-]
-_ARGS_HEADS: Final = [_dumps([KIND_PLAIN, [0] * count])[: -count or None] for count in range(9)]
-_VALUE_HEAD: Final = _dumps([None])[:-1]
+_TEXT_HEADS: Final = [head(3, length) for length in range(_SHORT_TEXT)]
+_ITEMS_END: Final = 24
+_ARRAY_HEADS: Final = [head(4, length) for length in range(_ITEMS_END)]
+_MAP_HEADS: Final = [head(5, length) for length in range(_ITEMS_END)]
+_TUPLE_HEAD: Final = head(6, TAG_TUPLE)
+_CALL_HEADS: Final = [head(4, 2) + head(0, kind) for kind in range(2)]
+_VALUE_HEADS: Final = [head(4, 1), head(4, 2) + head(0, KIND_CBOR)]
 _CONSTANTS: Final[dict[bool | None, bytes]] = {None: b"\xf6", True: b"\xf5", False: b"\xf4"}
-_pack_float: Final[Callable[[int, float], bytes]] = Struct(">Bd").pack
+_pack_float = Struct(">Bd").pack
 _INT_MIN: Final = -(2**64)
 _INT_END: Final = 2**64
 
@@ -86,10 +95,56 @@ def _short(value: Any) -> bytes | None:
     elif kind is float:
         # Not so infinities and NaN, whose difference is NaN.
         if value - value == 0.0:
-            return _pack_float(0xFB, value)
+            packed: bytes = _pack_float(0xFB, value)
+            return packed
     elif value is None or value is True or value is False:
         return _CONSTANTS[value]
     return None
+
+
+def _short_items(value: Any) -> bytes | None:
+    """The CBOR of a short list, tuple or dict of short scalars; None of anything else."""
+    kind = type(value)
+    if kind is list or kind is tuple:
+        if len(value) >= _ITEMS_END:
+            return None
+        chunks = [
+            _ARRAY_HEADS[len(value)] if kind is list else _TUPLE_HEAD + _ARRAY_HEADS[len(value)]
+        ]
+        for item in value:
+            chunk = _short(item)
+            if chunk is None:
+                return None
+            chunks.append(chunk)
+        return b"".join(chunks)
+    if kind is dict and len(value) < _ITEMS_END:
+        chunks = [_MAP_HEADS[len(value)]]
+        for name, item in value.items():
+            key, chunk = _short(name), _short(item)
+            if key is None or chunk is None or type(name) is not str:
+                return None
+            chunks += (key, chunk)
+        return b"".join(chunks)
+    return None
+
+
+def _short_call(args: tuple[Any, ...]) -> bytes | None:
+    """The call body of short scalars and at most one short container; None of anything else."""
+    kind = KIND_PLAIN
+    container = None
+    chunks = [_ARRAY_HEADS[len(args)]]
+    for value in args:
+        chunk = _short(value)
+        if chunk is None:
+            # Two containers could be one and the same, which takes the long way.
+            chunk = _short_items(value) if container is None else None
+            if chunk is None:
+                return None
+            container = value
+            if type(value) is tuple:
+                kind = KIND_CBOR
+        chunks.append(chunk)
+    return _CALL_HEADS[kind] + b"".join(chunks)
 
 
 def encode_call(
@@ -109,15 +164,10 @@ def encode_call(
     Raises:
         NotSerializable: An argument cannot travel; the message names it.
     """
-    if not kwargs and len(args) < len(_ARGS_HEADS):
-        chunks = [_ARGS_HEADS[len(args)]]
-        for value in args:
-            chunk = _short(value)
-            if chunk is None:
-                break
-            chunks.append(chunk)
-        else:
-            return b"".join(chunks)
+    if not kwargs and len(args) < _ITEMS_END:
+        body = _short_call(args)
+        if body is not None:
+            return body
     form = WireForm()
     try:
         wire: list[Any] = [KIND_PLAIN, [form.of(value) for value in args]]
@@ -128,9 +178,16 @@ def encode_call(
         return encode_wire(wire, form.bulk)
     except (NotExact, UnicodeEncodeError):
         pickled = _dump_arguments(args, kwargs, function, shipped)
-    if pickled.code:
-        return _dumps([KIND_CODE, pickled.data, PYTHON])
-    return _dumps([KIND_PICKLE, pickled.data])
+    return _pickle_item(pickled)
+
+
+def _pickle_item(pickled: Pickled) -> bytes:
+    return encode_wire(
+        [KIND_CODE, Bulk(pickled.data), PYTHON]
+        if pickled.code
+        else [KIND_PICKLE, Bulk(pickled.data)],
+        True,
+    )
 
 
 def _dump_arguments(
@@ -192,11 +249,11 @@ def decode_call(body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
     # Hostile bytes make cbor2 raise many things, also RecursionError and MemoryError.
     except Exception as error:
         raise DecodeError(f"a call is not CBOR: {type(error).__name__}") from None
-    if type(raw) is not list or not 2 <= len(raw) <= 3:
+    if type(raw) is not list or not 2 <= len(raw) <= 3 or type(raw[0]) is not int:
         raise DecodeError("a call is not [kind, arguments, …]")
     kind, args = raw[0], raw[1]
-    if type(kind) is not int:
-        raise DecodeError("a call's kind is not an integer")
+    if kind == KIND_PLAIN and len(raw) == 2 and type(args) is list and _all_scalars(args):
+        return tuple(args), {}
     if kind in (KIND_PLAIN, KIND_CBOR):
         kwargs = raw[2] if len(raw) == 3 else {}
         if type(args) is not list or type(kwargs) is not dict:
@@ -205,7 +262,7 @@ def decode_call(body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
             raise DecodeError("a call's keyword is not text")
         if kind == KIND_CBOR:
             args, kwargs = restore([args, kwargs])
-        elif not SCALARS.issuperset(map(type, args)) or kwargs:
+        else:
             check_plain(raw[1:])
         return tuple(args), kwargs
     if not (kind == KIND_PICKLE and len(raw) == 2) and not (kind == KIND_CODE and len(raw) == 3):
@@ -233,8 +290,12 @@ def encode_outcome_value(value: Any, *, client_python: str = "") -> bytes:
         VersionMismatch: It holds code, and the client's Python minor is another; names the class.
     """
     chunk = _short(value)
+    if chunk is None:
+        chunk = _short_items(value)
     if chunk is not None:
-        return _VALUE_HEAD + chunk
+        return (
+            _VALUE_HEADS[KIND_CBOR] if type(value) is tuple else _VALUE_HEADS[KIND_PLAIN]
+        ) + chunk
     form = WireForm()
     try:
         wire = form.of(value)
@@ -247,15 +308,13 @@ def encode_outcome_value(value: Any, *, client_python: str = "") -> bytes:
         raise NotSerializable(
             f"the result, {describe(value)}, cannot be pickled: {error}"
         ) from error
-    if not pickled.code:
-        return _dumps([KIND_PICKLE, pickled.data])
-    if client_python and client_python != PYTHON:
+    if pickled.code and client_python and client_python != PYTHON:
         raise VersionMismatch(
             f"the result holds the code of {pickled.code[0]}, which ties it to Python {PYTHON}, "
             f"and the client is Python {client_python}: return plain values, or move "
             f"{pickled.code[0]} into a module of its own, which travels as text"
         )
-    return _dumps([KIND_CODE, pickled.data, PYTHON])
+    return _pickle_item(pickled)
 
 
 def decode_outcome_item(item: object) -> Outcome:

@@ -40,6 +40,7 @@ from cbor2 import CBORTag
 from forage_wire.errors import DecodeError
 from forage_wire.values.arrays import (
     ARRAY_TAGS,
+    BULK_BYTES_MIN,
     Bulk,
     NotExact,
     array_of,
@@ -48,13 +49,22 @@ from forage_wire.values.arrays import (
     scalar_to_wire,
 )
 
-__all__ = ["SCALARS", "NotExact", "WireForm", "check_plain", "encode_wire", "restore"]
+__all__ = [
+    "SCALARS",
+    "TAG_TUPLE",
+    "NotExact",
+    "WireForm",
+    "check_plain",
+    "encode_wire",
+    "head",
+    "restore",
+]
 
 DEPTH_MAX: Final = 64
 """Containers within containers; deeper values go as pickles and are refused in CBOR."""
 
 _TAG_SCALAR: Final = 61601
-_TAG_TUPLE: Final = 61602
+TAG_TUPLE: Final = 61602
 _TAG_SET: Final = 61603
 _TAG_FROZENSET: Final = 61604
 _TAG_COMPLEX: Final = 61605
@@ -71,6 +81,7 @@ _TAG_FRACTION: Final = 61614
 _SAFE: Final = frozenset({str, bytes, float, bool, type(None)})
 """Types whose every instance is itself on the wire."""
 SCALARS: Final = _SAFE | {int}
+_ARRAYS: Final = frozenset({list, tuple})
 _INT_MIN: Final = -(2**64)
 _INT_END: Final = 2**64
 
@@ -83,7 +94,7 @@ class WireForm:
 
     Attributes:
         tagged: True once something needed a tag (or a key that is no text): kind `cbor`.
-        bulk: True once large arrays are held by reference (`encode_wire` then copies them once).
+        bulk: True once large data is held by reference (`encode_wire` then copies them once).
     """
 
     __slots__ = ("_seen", "bulk", "tagged")
@@ -97,6 +108,12 @@ class WireForm:
         """The wire form of one value. Raises NotExact where CBOR does not hold it exactly."""
         kind = type(value)
         if kind in _SAFE:
+            if kind is bytes and len(value) >= BULK_BYTES_MIN:
+                self.bulk = True
+                return Bulk(value)
+            if kind is str and len(value) >= BULK_BYTES_MIN:
+                self.bulk = True
+                return Bulk(value.encode(), 3)
             return value
         if kind is int:
             if not _INT_MIN <= value < _INT_END:
@@ -156,7 +173,7 @@ def _dict(form: WireForm, value: dict[Any, Any], depth: int) -> Any:
 def _tuple(form: WireForm, value: tuple[Any, ...], depth: int) -> Any:
     if value:
         form.enter(value, depth)
-    return form.tag(_TAG_TUPLE, form.items(value, depth))
+    return form.tag(TAG_TUPLE, form.items(value, depth))
 
 
 def _set(form: WireForm, value: set[Any], depth: int) -> Any:
@@ -283,7 +300,7 @@ def _late_converter(kind: type) -> _Converter:
 
 
 def encode_wire(wire: Any, bulk: bool) -> bytes:
-    """The CBOR of a wire form; large arrays are copied once, straight into the result."""
+    """The CBOR of a wire form; large data is copied once, straight into the result."""
     if not bulk:
         return cbor2.dumps(wire)
     chunks: list[bytes | memoryview] = []
@@ -291,7 +308,7 @@ def encode_wire(wire: Any, bulk: bool) -> bytes:
     return b"".join(chunks)
 
 
-def _head(major: int, length: int) -> bytes:
+def head(major: int, length: int) -> bytes:
     """The head of a CBOR item, in the shortest form."""
     if length < 24:
         return bytes(((major << 5) | length,))
@@ -304,16 +321,16 @@ def _head(major: int, length: int) -> bytes:
 def _write(wire: Any, chunks: list[bytes | memoryview]) -> None:
     kind = type(wire)
     if kind is Bulk:
-        chunks += (_head(2, wire.view.nbytes), wire.view)
+        chunks += (head(wire.major, len(wire.data)), wire.data)
     elif kind is CBORTag:
-        chunks.append(_head(6, wire.tag))
+        chunks.append(head(6, wire.tag))
         _write(wire.value, chunks)
     elif kind is list and not set(map(type, wire)) <= SCALARS:
-        chunks.append(_head(4, len(wire)))
+        chunks.append(head(4, len(wire)))
         for item in wire:
             _write(item, chunks)
     elif kind is dict and not set(map(type, wire.values())) <= SCALARS:
-        chunks.append(_head(5, len(wire)))
+        chunks.append(head(5, len(wire)))
         for key, item in wire.items():
             chunks.append(cbor2.dumps(key))
             _write(item, chunks)
@@ -352,6 +369,11 @@ def _check_plain(value: Any, depth: int, seen: set[int]) -> None:
 
 def restore(raw: Any) -> Any:
     """The value that a wire form (loaded by cbor2) stands for. Raises DecodeError alone."""
+    if type(raw) is CBORTag and raw.tag == TAG_TUPLE:
+        # The commonest result that is not plain: a tuple of scalars.
+        items = raw.value
+        if type(items) in _ARRAYS and SCALARS.issuperset(map(type, items)):
+            return tuple(items)
     try:
         return _Restorer().of(raw, DEPTH_MAX)
     except DecodeError:
@@ -513,7 +535,7 @@ def _fraction_of(raw: Any) -> Any:
 
 
 _CONTAINERS: Final[dict[int, Callable[[list[Any]], Any]]] = {
-    _TAG_TUPLE: tuple,
+    TAG_TUPLE: tuple,
     _TAG_SET: _set_of,
     _TAG_FROZENSET: _frozenset_of,
     _TAG_DICT: _dict_of,

@@ -11,7 +11,8 @@ Functions are held weakly: the cache keeps none of them alive.
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from operator import itemgetter
 from types import BuiltinFunctionType, CellType, FunctionType, ModuleType
 from typing import Any, Final
 from weakref import ref
@@ -37,19 +38,47 @@ class _CanChange(Exception):
 
 
 class _Watch:
-    """One function as it was: cheap to compare with what it is now."""
+    """One function as it was: cheap to compare with what it is now.
 
-    __slots__ = ("_cells", "_code", "_defaults", "_function", "_globals", "_keywords")
+    Values are compared by id. What can be is held weakly: when it goes, `gone` is called, before
+    its id can belong to anything else. Constants are held themselves.
+    """
 
-    def __init__(self, function: FunctionType, names: list[str], closure: bool = True) -> None:
+    __slots__ = (
+        "_absent",
+        "_cells",
+        "_code",
+        "_contents",
+        "_defaults",
+        "_function",
+        "_get",
+        "_held",
+        "_ids",
+        "_keywords",
+    )
+
+    def __init__(
+        self,
+        function: FunctionType,
+        names: Iterable[str],
+        gone: Callable[[Any], None],
+        closure: bool = True,
+    ) -> None:
         self._function = ref(function)
         self._code = function.__code__
         self._defaults = function.__defaults__
         self._keywords = tuple((function.__kwdefaults__ or {}).items())
-        cells = (function.__closure__ or ()) if closure else ()
-        self._cells = tuple((cell, _held(_content(cell))) for cell in cells)
-        values = function.__globals__
-        self._globals = tuple((name, _held(values.get(name, _MISSING))) for name in names)
+        self._cells = (function.__closure__ or ()) if closure else ()
+        namespace = function.__globals__
+        present = [name for name in names if name in namespace]
+        self._absent = tuple(name for name in names if name not in namespace)
+        # A getter of one name gives no tuple.
+        pairs = present * 2 if len(present) == 1 else present
+        self._get = itemgetter(*pairs) if pairs else None
+        self._ids = tuple(id(namespace[name]) for name in pairs)
+        contents = [_content(cell) for cell in self._cells]
+        self._contents = tuple(map(id, contents))
+        self._held = [_held(value, gone) for value in (*contents, *map(namespace.get, present))]
 
     def holds(self) -> bool:
         """Whether everything is still the same object."""
@@ -60,28 +89,29 @@ class _Watch:
             or function.__defaults__ is not self._defaults
         ):
             return False
-        if self._globals:
-            get = function.__globals__.get
-            for name, value in self._globals:
-                now = get(name, _MISSING)
-                if now is not value and (type(value) is not ref or now is not value()):
+        namespace = function.__globals__
+        if self._get is not None:
+            try:
+                if tuple(map(id, self._get(namespace))) != self._ids:
                     return False
-        for cell, value in self._cells:
-            now = _content(cell)
-            if now is not value and (type(value) is not ref or now is not value()):
+            except KeyError:
                 return False
+        for name in self._absent:
+            if name in namespace:
+                return False
+        if self._cells and tuple(map(id, map(_content, self._cells))) != self._contents:
+            return False
         keywords = function.__kwdefaults__
         if self._keywords or keywords:
             return tuple((keywords or {}).items()) == self._keywords
         return True
 
 
-def _held(value: Any) -> Any:
-    """A value to compare with later: whatever can be is held weakly."""
+def _held(value: Any, gone: Callable[[Any], None]) -> Any:
     if type(value) in _UNCHANGING:
         return value
     try:
-        return ref(value)
+        return ref(value, gone)
     except TypeError:
         return value
 
@@ -100,9 +130,12 @@ class _Entry:
         function: Weak.
         shipped: To be used again while all watches hold; None where it must be made anew.
         plan: How it travels, for making it anew.
+        watches: Every function that it depends on, itself among them.
+        specs: (namespace, spec) of each user's module that it depends on.
+        valid: False once something that a watch compares by id has gone.
     """
 
-    __slots__ = ("function", "plan", "shipped", "specs", "watches")
+    __slots__ = ("__weakref__", "function", "plan", "shipped", "specs", "valid", "watches")
 
     def __init__(self, function: "ref[Any]", how: Plan) -> None:
         self.function = function
@@ -110,6 +143,7 @@ class _Entry:
         self.shipped: ShippedFunction | None = None
         self.watches: tuple[_Watch, ...] = ()
         self.specs: tuple[tuple[dict[str, Any], Any], ...] = ()
+        self.valid = True
 
 
 class FunctionCache:
@@ -133,22 +167,16 @@ class FunctionCache:
             NotSerializable: As `ship` does.
         """
         entry = self._entries.get(id(function))
-        if entry is not None and entry.function() is function:
-            shipped = entry.shipped
-            if shipped is not None:
-                for watch in entry.watches:
-                    if not watch.holds():
-                        break
-                else:
-                    for namespace, spec in entry.specs:
-                        if namespace.get("__spec__") is not spec:
-                            break
-                    else:
-                        return shipped
-            elif all(watch.holds() for watch in entry.watches):
-                # The same code with state that can change: the way it travels is the same.
-                return carry_out(function, entry.plan)
-        return self._anew(function)
+        if entry is None or not entry.valid or entry.function() is not function:
+            return self._anew(function)
+        for watch in entry.watches:
+            if not watch.holds():
+                return self._anew(function)
+        for namespace, spec in entry.specs:
+            if namespace.get("__spec__") is not spec:
+                return self._anew(function)
+        # Without `shipped` it has state that can change, but travels the same way as before.
+        return entry.shipped or carry_out(function, entry.plan)
 
     def _anew(self, function: Callable[..., Any]) -> ShippedFunction:
         how = plan(function)
@@ -158,16 +186,23 @@ class FunctionCache:
         except TypeError:
             return shipped
         entry = _Entry(reference, how)
-        finder = _Finder(how)
+        weak_entry = ref(entry)
+
+        def gone(_reference: Any) -> None:
+            found = weak_entry()
+            if found is not None:
+                found.valid = False
+
+        finder = _Finder(how, gone)
         try:
             finder.visit(function)
             entry.shipped = shipped
             entry.watches = tuple(finder.watches.values())
         except _CanChange:
-            # The plan depends on the code alone; names and values are pickled anew.
+            # How it travels depends on its code alone; names and values are pickled each time.
             if not isinstance(function, FunctionType) or how.entry is not None:
                 return shipped
-            entry.watches = (_Watch(function, [], closure=False),)
+            entry.watches = (_Watch(function, (), gone, closure=False),)
         entry.specs = tuple(finder.specs.values())
         self._entries[id(function)] = entry
         return shipped
@@ -187,7 +222,8 @@ class FunctionCache:
 class _Finder:
     """Everything that a function depends on; raises _CanChange at what can change inside."""
 
-    def __init__(self, how: Plan) -> None:
+    def __init__(self, how: Plan, gone: Callable[[Any], None]) -> None:
+        self._gone = gone
         self.watches: dict[int, _Watch] = {}
         self.specs: dict[str, tuple[dict[str, Any], Any]] = {}
         self._entry = how.entry
@@ -229,11 +265,11 @@ class _Finder:
                 for name in global_names(function.__code__)
                 if type(function.__globals__.get(name)) in _UNCHANGING
             ]
-            self.watches[id(function)] = _Watch(function, names, closure=False)
+            self.watches[id(function)] = _Watch(function, names, self._gone, closure=False)
             self._module(function.__module__, sys.modules.get(function.__module__))
             return
         names = global_names(function.__code__)
-        self.watches[id(function)] = _Watch(function, names)
+        self.watches[id(function)] = _Watch(function, names, self._gone)
         if function.__dict__:
             raise _CanChange
         for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):

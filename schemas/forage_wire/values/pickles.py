@@ -184,6 +184,8 @@ def _make_pickler_class() -> Any:
         def _note_late_imports(self, function: FunctionType) -> None:
             package = function.__globals__.get("__package__") or ""
             names = imports_in_code(function.__code__, package)
+            if not names:
+                return
             self.modules.update((text.name, text) for text in closure_of(names))
 
     return Pickler

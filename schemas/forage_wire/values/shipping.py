@@ -275,10 +275,22 @@ def _parts(function: Any) -> list[tuple[str, Any]]:
     return found
 
 
-def global_names(code: CodeType) -> list[str]:
-    """A superset of the globals that a function's code reads, also in functions within it."""
-    found: dict[str, None] = dict.fromkeys(code.co_names)
+@lru_cache(maxsize=512)
+def global_names(code: CodeType) -> tuple[str, ...]:
+    """The globals that a function's code names, also in functions within it."""
+    import dis
+
+    found: dict[str, None] = {}
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in _NAMING:
+            found[str(instruction.argval)] = None
     for constant in code.co_consts:
         if type(constant) is CodeType:
             found.update(dict.fromkeys(global_names(constant)))
-    return list(found)
+    return tuple(found)
+
+
+_NAMING: Final = frozenset(
+    {"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_CLASSDEREF"}
+    | {"LOAD_FROM_DICT_OR_GLOBALS"}
+)

@@ -11,6 +11,7 @@ import os
 import site
 import sys
 import sysconfig
+from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
 from importlib.machinery import ModuleSpec
@@ -60,6 +61,10 @@ class UserFile(NamedTuple):
     imports: tuple[str, ...]
 
 
+_MISSING: Final = object()
+_KNOWN_MAX: Final = 4_096
+# Imported modules found to be nobody's own, while they have this spec.
+_installed_specs: dict[str, ModuleSpec | None] = {}
 _files: dict[tuple[str, str], tuple[tuple[int, int], UserFile]] = {}
 
 
@@ -107,6 +112,16 @@ def _spec_of(name: str) -> ModuleSpec | None:
 
 def user_file(name: str) -> UserFile | None:
     """The file of a user's module, read if it changed; None of any other module."""
+    module = sys.modules.get(name)
+    if module is not None and _installed_specs.get(name) is getattr(module, "__spec__", _MISSING):
+        return None
+    found = _user_file(name)
+    if found is None and module is not None and len(_installed_specs) < _KNOWN_MAX:
+        _installed_specs[name] = getattr(module, "__spec__", None)
+    return found
+
+
+def _user_file(name: str) -> UserFile | None:
     if name.partition(".")[0] in _OURS or name == "__main__":
         return None
     spec = _spec_of(name)
@@ -240,7 +255,7 @@ class _Walk:
         return ModuleText(name, own.path, own.is_package, own.text, "", key)
 
 
-def closure_of(names: list[str]) -> list[ModuleText]:
+def closure_of(names: Sequence[str]) -> list[ModuleText]:
     """The users' modules among these names, and all that they import in turn, by name."""
     walk = _Walk()
     wanted: dict[str, None] = {}
@@ -254,7 +269,8 @@ def _key(rows: tuple[tuple[str, str, bool, str], ...]) -> bytes:
     return sha256(cbor2.dumps([list(row) for row in rows])).digest()
 
 
-def imports_in_code(code: CodeType, package: str) -> list[str]:
+@lru_cache(maxsize=512)
+def imports_in_code(code: CodeType, package: str) -> tuple[str, ...]:
     """Every module name that a function's code may import when it runs."""
     import dis
 
@@ -274,4 +290,4 @@ def imports_in_code(code: CodeType, package: str) -> list[str]:
     for constant in code.co_consts:
         if type(constant) is CodeType:
             found.update(dict.fromkeys(imports_in_code(constant, package)))
-    return list(found)
+    return tuple(found)
