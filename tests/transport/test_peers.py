@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
 import socket
 import threading
@@ -160,6 +161,17 @@ def test_name_with_a_dead_and_a_live_address_is_reached(
     owner.until(lambda: bool(party.of(Connected)))
 
 
+def test_connect_without_a_descriptor_left_is_told_as_an_event(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> tuple[int, int]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pipe", fail)
+    end = owner.end_of(connecting(owner, BrokerAddress(host="127.0.0.1")))
+    assert end == Disconnected(reason="too many open files", kind="unreachable")
+
+
 def test_errors_have_words() -> None:
     assert words_for(TimeoutError()) == words_for(OSError(errno.ETIMEDOUT, "x"))
     assert words_for(OSError(errno.EHOSTUNREACH, "x")) == "no route to the host"
@@ -261,6 +273,19 @@ def test_subscription_refused_at_every_qos_is_reported(owner: Owner, start_peer:
 
     party = owner.online(start_peer(refuse).address, [("a", 1)])
     assert party.of(SubscribeDone) == [SubscribeDone(granted={}, refused=("a",))]
+
+
+def test_answer_that_nobody_asked_for_is_not_a_second_subscribe_done(
+    owner: Owner, start_peer: StartPeer
+) -> None:
+    def answer_twice(session: Session) -> None:
+        session.accept()
+        answer = suback(session.packet(), [1])
+        session.send(answer + answer + publish_packet("t", b"after"))
+
+    party = owner.online(start_peer(answer_twice).address, [("a", 1)])
+    owner.until(lambda: bool(party.messages))
+    assert len(party.of(SubscribeDone)) == 1
 
 
 def test_absurdly_long_message_is_skipped_and_acknowledged(

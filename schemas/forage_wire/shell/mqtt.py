@@ -46,6 +46,7 @@ from forage_wire.shell.events import (
 )
 from forage_wire.shell.reconnect import RandomSource, ReconnectDelay
 from forage_wire.shell.sockets import BufferedSocket, EndOfStreamError
+from forage_wire.shell.subscribing import Subscribing
 
 if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
@@ -86,9 +87,6 @@ REFUSALS = {
 }
 RETRY_LATER_CODE = 3
 
-# SUBACK 0x80 is not always a verdict (a cluster that is electing says it): twice more as asked,
-# then at QoS 0, which is enough for correctness.
-SUBSCRIBE_ATTEMPTS_AS_ASKED = 3
 SUBSCRIBE_TIMEOUT_MS = 30_000
 QOS_MAX = 2
 
@@ -173,13 +171,9 @@ class MqttConnection:
         self._connected = False
         self._connect_deadline_ms = 0
 
-        # Filters that are not answered yet, and how often they were asked for.
-        self._asked: dict[int, list[str]] = {}
-        self._subscribe_attempts: dict[str, int] = {}
-        self._subscribe_deadline_ms = 0
-        self._granted: dict[str, int] = {}
-        self._refused: list[str] = []
+        self._subscribing = Subscribing({})
         self._subscribe_answers: list[tuple[int, list[int]]] = []
+        self._subscribe_deadline_ms = 0
 
         # QoS 1 messages without a PUBACK: message id → payload bytes.
         self._unacknowledged: dict[int, int] = {}
@@ -215,6 +209,8 @@ class MqttConnection:
 
     def next_deadline_ms(self) -> int | None:
         """When `read` has to be called even if `fileno()` is silent; None: never."""
+        if self._events:
+            return 0
         if not self._connected:
             is_idle = self._dial is None and self._wire is None
             return None if is_idle else self._connect_deadline_ms
@@ -222,7 +218,7 @@ class MqttConnection:
             deadline_ms = self._ping_ms + self._keepalive_ms
         else:
             deadline_ms = min(self._last_sent_ms, self._last_received_ms) + self._keepalive_ms
-        if self._subscribe_attempts:
+        if not self._subscribing.is_done:
             deadline_ms = min(deadline_ms, self._subscribe_deadline_ms)
         return deadline_ms
 
@@ -236,14 +232,18 @@ class MqttConnection:
         self.abort()
         self._will = will
         self._connect_deadline_ms = now_ms + self._connect_timeout_ms
-        self._dial = Dial(
-            self._address.host,
-            self._address.port,
-            tls=self._address.tls,
-            tls_ca_file=self._tls_ca_file,
-            timeout_s=self._connect_timeout_ms / 1000,
-        )
-        self._selector.register(self._dial, selectors.EVENT_READ)
+        try:
+            self._dial = Dial(
+                self._address.host,
+                self._address.port,
+                tls=self._address.tls,
+                tls_ca_file=self._tls_ca_file,
+                timeout_s=self._connect_timeout_ms / 1000,
+            )
+        except OSError as error:  # No descriptor left.
+            self._end(words_for(error), "unreachable")
+        else:
+            self._selector.register(self._dial, selectors.EVENT_READ)
 
     def read(self, now_ms: int) -> list[TransportEvent]:
         """All that happened: one large receive, timers, continued sends. Never blocks.
@@ -255,7 +255,7 @@ class MqttConnection:
             self._continue_dial(self._dial, now_ms)
         if self._wire is not None:
             self._receive(self._wire, now_ms)
-            if self._wire is not None and self._wire.unsent_bytes and self._waits_for_room:
+            if self._wire is not None and self._wire.is_cut_short:
                 self.flush(now_ms)
         # After everything readable was read: a gap of our own loop is not the broker's silence.
         self._check_deadlines(now_ms)
@@ -346,8 +346,6 @@ class MqttConnection:
         self._connected = False
         self._events = []
         self._waits_for_room = False
-        self._asked.clear()
-        self._subscribe_attempts.clear()
         self._subscribe_answers.clear()
         self._unacknowledged.clear()
         self._unacknowledged_bytes = 0
@@ -410,37 +408,32 @@ class MqttConnection:
 
     # ------------------------------------------------------------------ subscriptions
 
-    def _subscribe(self, filters: Sequence[str]) -> None:
-        """One SUBSCRIBE for all of `filters`."""
-        if self._client is None or not filters:
-            return
-        request: list[tuple[str, int]] = []
-        for name in filters:
-            attempt = self._subscribe_attempts.get(name, 0)
-            self._subscribe_attempts[name] = attempt + 1
-            as_asked = attempt < SUBSCRIBE_ATTEMPTS_AS_ASKED
-            request.append((name, self._subscriptions[name] if as_asked else 0))
-        _, message_id = self._client.subscribe(request)
-        if message_id is not None:
-            self._asked[message_id] = list(filters)
+    def _begin_subscribing(self, now_ms: int) -> None:
+        """Before anything else of ours, and before the owner knows that it is connected."""
+        self._subscribing = Subscribing(self._subscriptions)
+        self._subscribe_deadline_ms = now_ms + SUBSCRIBE_TIMEOUT_MS
+        self._subscribe()
 
     def _take_subscribe_answers(self) -> None:
-        again: list[str] = []
+        if self._subscribing.is_done:
+            self._subscribe_answers.clear()  # Nobody asked.
+            return
         for message_id, codes in self._subscribe_answers:
-            for name, code in zip(self._asked.pop(message_id, ()), codes, strict=False):
-                if code <= QOS_MAX:
-                    self._granted[name] = code
-                elif self._subscribe_attempts[name] <= SUBSCRIBE_ATTEMPTS_AS_ASKED:
-                    again.append(name)
-                    continue
-                else:
-                    self._refused.append(name)
-                del self._subscribe_attempts[name]
+            self._subscribing.answered(message_id, codes)
         self._subscribe_answers.clear()
-        self._subscribe(again)
-        if not self._subscribe_attempts:
+        self._subscribe()
+
+    def _subscribe(self) -> None:
+        """Ask for what is to be asked for, in one SUBSCRIBE; tell the owner at the end."""
+        subscribing = self._subscribing
+        request = subscribing.next_request()
+        if request and self._client is not None:
+            _, message_id = self._client.subscribe(request)
+            if message_id is not None:
+                subscribing.sent(message_id, request)
+        if subscribing.is_done:
             self._events.append(
-                SubscribeDone(granted=dict(self._granted), refused=tuple(self._refused))
+                SubscribeDone(granted=dict(subscribing.granted), refused=tuple(subscribing.refused))
             )
 
     # ------------------------------------------------------------------ reading
@@ -460,25 +453,16 @@ class MqttConnection:
         if count:
             self._last_received_ms = now_ms
             self._ping_ms = None
-            if self._connected:
-                self._digest(wire)
-            elif self._is_accepted(wire):
+            if not self._connected and self._is_accepted(wire):
                 self._connected = True
                 self._last_sent_ms = now_ms
                 session_present = bool(wire.peek(CONNACK_BYTES)[2] & 1)
                 self._events.append(Connected(session_present=session_present))
                 self._begin_subscribing(now_ms)
+            if self._connected:
                 self._digest(wire)
-                self.flush(now_ms)
-
-    def _begin_subscribing(self, now_ms: int) -> None:
-        """Before anything else of ours, and before the owner knows that it is connected."""
-        self._granted = {}
-        self._refused = []
-        self._subscribe_deadline_ms = now_ms + SUBSCRIBE_TIMEOUT_MS
-        self._subscribe(list(self._subscriptions))
-        if not self._subscriptions:
-            self._events.append(SubscribeDone(granted={}, refused=()))
+                if not self._subscribing.is_done:
+                    self.flush(now_ms)  # What was asked for waits for no owner.
 
     def _digest(self, wire: BufferedSocket) -> None:
         """Let the library take apart all that was received."""
@@ -566,7 +550,7 @@ class MqttConnection:
             elif self._wire is not None:
                 self._end(f"no MQTT answer within {seconds}; is it a broker?", "unreachable")
             return
-        if self._subscribe_attempts and now_ms >= self._subscribe_deadline_ms:
+        if not self._subscribing.is_done and now_ms >= self._subscribe_deadline_ms:
             self._end("the broker does not answer our subscriptions", "lost")
         elif self._ping_ms is not None:
             if now_ms - self._ping_ms >= self._keepalive_ms:

@@ -85,6 +85,11 @@ class BufferedSocket:
         return self._corked_bytes + len(self._sending)
 
     @property
+    def is_cut_short(self) -> bool:
+        """A send was begun and not finished: it goes on with `flush`."""
+        return bool(self._sending)
+
+    @property
     def malformed(self) -> str | None:
         """Why what follows the present input is not MQTT; None while it is."""
         return self._filter.malformed
@@ -132,10 +137,9 @@ class BufferedSocket:
     def _receive_into(self, space: memoryview) -> int:
         try:
             count = self._socket.recv_into(space)
-        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
-            return 0
-        except ssl.SSLWantWriteError:
-            self.wants_write = True
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            # TLS wants to write here only to answer a key change while the kernel has no room for
+            # it: it tries again with the next receive or send.
             return 0
         if count == 0:
             raise EndOfStreamError
