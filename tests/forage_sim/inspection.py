@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from forage_sim.nodes import ClientProcess
+from forage_sim.nodes import ClientProcess, ControllerProcess, DeviceProcess
 
 if TYPE_CHECKING:
     from forage_sim.world import World
@@ -17,7 +17,7 @@ def left_over(world: "World") -> list[str]:
         *_left_at_clients(world),
         *_left_at_controller(world, mine),
         *_left_on_disk(world, mine),
-        *_left_at_devices(world, mine),
+        *_left_at_devices(world),
     ]
 
 
@@ -41,4 +41,36 @@ def _left_on_disk(world: "World", mine: dict[str, None]) -> list[str]:
     rows = [number for number, row in state.assignments.items() if row.task in mine]
     if rows:
         found.append(f"the disk keeps assignments {rows}")
+    return found
+
+
+def _left_at_controller(world: "World", mine: dict[str, None]) -> list[str]:
+    process = world.controller.process
+    if not isinstance(process, ControllerProcess) or not process.alive:
+        return ["no controller runs"]
+    core = process.core()
+    found = []
+    tasks = [task for task in core.ledger.tasks if task in mine]
+    if tasks:
+        found.append(f"the controller keeps tasks {tasks}")
+    held = [number for number, opened in core.assignments.open.items() if opened.task.id in mine]
+    if held:
+        found.append(f"the controller keeps assignments {held}")
+    for node in world.devices:
+        device = core.fleet.devices.get(node.name)
+        verdict = "unknown" if device is None else device.verdict
+        if node.running and verdict != "alive":
+            found.append(f"{node.name} runs and the controller says it is {verdict}")
+        session = "" if device is None else device.session
+        if node.running and node.process is not None and session != node.process.session:
+            found.append(f"{node.name} has session {node.process.session}, not {session}")
+    return found
+
+
+def _left_at_devices(world: "World") -> list[str]:
+    found = []
+    for node in world.devices:
+        process = node.process
+        if isinstance(process, DeviceProcess) and process.alive and process.core().is_busy:
+            found.append(f"{node.name} holds assignments")
     return found

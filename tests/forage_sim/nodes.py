@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from forage_controller.core.controller import ControllerCore
-
 from forage.core.client import ClientCore
 from forage.core.commands import RefuseTask, ResolveCalls
 from forage.core.events import CallsCancelled, CallsSubmitted, TaskOpened
@@ -25,6 +23,7 @@ from forage_agent.core.events import (
 from forage_agent.core.settings import Settings
 from forage_controller.core.commands import Exit
 from forage_controller.core.config import CoreConfig
+from forage_controller.core.controller import ControllerCore
 from forage_controller.core.operations import LoadCode, LoadOutcomes, LoadPage, Save
 from forage_sim.disk import Disk
 from forage_sim.process import Machine, Process
@@ -101,7 +100,7 @@ class ControllerProcess(Process):
         super().__init__(node.machine, node.name)
         self._node = node
         recovered = node.disk.open(self.put)
-        self._core = ControllerCore(node.config, recovered)
+        self._core = ControllerCore(node.config, recovered, self.start_part)
 
     def core(self) -> ControllerCore:
         return self._core
@@ -264,9 +263,9 @@ class ClientProcess(Process):
         )
         calls = tuple([call.body() for call in spec.calls])
         cut = spec.first_calls or len(calls)
-        self.put(CallsSubmitted(task=task, calls=calls[:cut], last=cut >= len(calls)))
+        self.put(CallsSubmitted(task=task, first=0, calls=calls[:cut], last=cut >= len(calls)))
         if cut < len(calls):
-            self.put(CallsSubmitted(task=task, calls=calls[cut:], last=True))
+            self.put(CallsSubmitted(task=task, first=cut, calls=calls[cut:], last=True))
         for delay_ms, index, force in spec.cancels:
             self.world.clock.after(
                 delay_ms,

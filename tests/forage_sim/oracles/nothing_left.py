@@ -1,11 +1,7 @@
 """When everything is collected, nobody keeps anything of it; and nothing grows without bound."""
 
-from typing import TYPE_CHECKING
-
+from forage_sim.inspection import left_over
 from forage_sim.oracles.base import Oracle
-
-if TYPE_CHECKING:
-    from forage_sim.world import World
 
 __all__ = ["NothingLeft"]
 
@@ -15,10 +11,7 @@ class NothingLeft(Oracle):
 
     statement = "what was collected is released everywhere, and queues stay bounded"
 
-    def __init__(self, world: "World") -> None:
-        super().__init__(world)
-
     def converged(self) -> None:
-        left = self.world.left_over()
+        left = left_over(self.world)
         if left:
             raise self.broken("; ".join(left))
