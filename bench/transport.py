@@ -14,9 +14,11 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -310,6 +312,8 @@ def main() -> None:
     parser.add_argument("--round-trips", type=int, default=2_000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
+    # A terminated bench, too, ends its broker.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     rows: dict[str, list[dict[str, Any]]] = {library: [] for library in LIBRARIES}
     with broker() as address:
         for _ in range(arguments.rounds):

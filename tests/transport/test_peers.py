@@ -220,6 +220,7 @@ def test_connect_packet_is_mqtt_3_1_1_with_a_clean_session_and_the_will(
     seen: list[bytes] = []
     peer = start_peer(lambda session: seen.append(session.accept()))
     owner.online(peer.address, will=Will(topic="w", payload=b"gone"), keepalive_s=10)
+    owner.until(lambda: bool(seen))
     connect = seen[0]
     assert connect[2:9] == b"\x00\x04MQTT\x04"
     will_flag, will_qos_1, will_retain, clean = 0x04, 0x08, 0x20, 0x02
