@@ -1,0 +1,60 @@
+"""A user's project in a folder, run by one Python as client and by another as device."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from values.interpreters import PROJECT
+
+__all__ = ["Project"]
+
+_FOOTER = """
+
+if __name__ == "__main__":
+    import harness
+    harness.main(CALLS)
+"""
+
+
+class Project:
+    """Files as a user writes them.
+
+    Args:
+        folder: Where they are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, **files: str) -> None:
+        """Write modules; `package__module` stands for package/module.py."""
+        for name, text in files.items():
+            path = self.folder.joinpath(*name.split("__")).with_suffix(".py")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.parent != self.folder and not (path.parent / "__init__.py").exists():
+                (path.parent / "__init__.py").touch()
+            path.write_text(textwrap.dedent(text))
+
+    def run(
+        self, script: str, *, client: str = sys.executable, device: str = sys.executable
+    ) -> list[dict[str, Any]]:
+        """Run a script that defines CALLS, [(function, args), ...]; the harness's reports."""
+        path = self.folder / "main.py"
+        path.write_text(textwrap.dedent(script) + _FOOTER)
+        here = PROJECT / "tests" / "values"
+        environment = {
+            **os.environ,
+            "PYTHONPATH": f"{PROJECT / 'schemas'}{os.pathsep}{here}",
+            "FORAGE_TEST_WORKER": device,
+            "FORAGE_TEST_WORKER_SCRIPT": str(here / "worker.py"),
+        }
+        done = subprocess.run(
+            [client, str(path)], env=environment, capture_output=True, text=True, timeout=90
+        )
+        assert done.returncode == 0, done.stderr
+        reports: list[dict[str, Any]] = json.loads(done.stdout)
+        return reports
