@@ -12,7 +12,14 @@ import os
 import sqlite3
 from pathlib import Path
 
-__all__ = ["SCHEMA_VERSION", "StateDirectory", "StoreError", "open_database", "reason_of"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "StateDirectory",
+    "StoreError",
+    "damaged",
+    "open_database",
+    "reason_of",
+]
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x666F7261  # "fora": `file state.db` and we ourselves tell our files from others.
@@ -162,6 +169,14 @@ _IO = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 _BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
+def damaged(file: Path, detail: str) -> str:
+    """One sentence for a file that is not what we wrote."""
+    return (
+        f"{file} is damaged or not a database ({detail}); put a backup in its place, or move it "
+        "away to begin anew."
+    )
+
+
 def reason_of(error: sqlite3.Error, file: Path) -> str:
     """One sentence for people: what happened to the file, and what to do."""
     # Extended codes carry the primary one in their low byte.
@@ -170,10 +185,7 @@ def reason_of(error: sqlite3.Error, file: Path) -> str:
     if code in _FULL:
         return f"The disk of {file} is full ({detail}); free some space, or move --state-dir."
     if code in _BROKEN:
-        return (
-            f"{file} is damaged or not a database ({detail}); put a backup in its place, or "
-            "move it away to begin anew."
-        )
+        return damaged(file, detail)
     if code in _IO:
         return (
             f"{file} cannot be written or read ({detail}); check the disk, its limits and the "

@@ -34,6 +34,7 @@ __all__ = [
     "fold",
     "load_recent",
     "read_state",
+    "remove_collected",
     "remove_unused_codes",
     "select_outcomes",
     "write_straight",
@@ -360,6 +361,20 @@ def load_recent(connection: sqlite3.Connection) -> Recent:
         for operation in decode_operations(data):
             recent.apply(operation)
     return recent
+
+
+def remove_collected(connection: sqlite3.Connection) -> None:
+    """Drop what is collected of every task.
+
+    A row that went straight to its table after its calls had been collected is still there.
+    """
+    names = [
+        task for (task,) in connection.execute("SELECT task FROM task WHERE collected IS NOT NULL")
+    ]
+    rows = _read_task_rows(connection, names)
+    for task, row in rows.items():
+        _drop_collected(connection, task, row)
+    connection.executemany(_INSERT_TASK, [row.columns(task) for task, row in rows.items()])
 
 
 def remove_unused_codes(connection: sqlite3.Connection) -> None:

@@ -129,11 +129,11 @@ class Recent:
         self.forgotten: dict[str, None] = {}
         """Tasks that were forgotten since the tables were written."""
         # A table of types: a chain of class patterns costs as much as the rest of an operation.
-        self._appliers: dict[type, Callable[[Any], None]] = {
+        self._appliers: dict[type, Callable[[Any], bool]] = {
             SavePage: self._page,
             SaveAssignment: self._assignment,
             TrimAssignment: self._trim,
-            ClosedAssignment: lambda operation: self._close(operation.assignment),
+            ClosedAssignment: self._close,
             SaveOutcomes: self._outcomes,
             SaveCounters: self._counters,
             SaveCollected: self._collected,
@@ -180,9 +180,14 @@ class Recent:
         changes = self.tasks.get(task)
         return task in self.in_tables if changes is None else not changes.is_over
 
-    def apply(self, operation: Operation) -> None:
-        """Take in one operation of the journal."""
-        self._appliers[type(operation)](operation)
+    def apply(self, operation: Operation) -> bool:
+        """Take in one operation of the journal.
+
+        Returns:
+            False where it means nothing: its task is unknown or over. It must not be journaled
+            then: read again, it might meet a task that went straight to the tables later.
+        """
+        return self._appliers[type(operation)](operation)
 
     def _living(self, task: str) -> TaskChanges | None:
         if not self.exists(task):
@@ -192,39 +197,47 @@ class Recent:
             changes = self.tasks[task] = TaskChanges()
         return changes
 
-    def _outcomes(self, operation: SaveOutcomes) -> None:
+    def _outcomes(self, operation: SaveOutcomes) -> bool:
         changes = self._living(operation.task)
-        if changes is not None and operation.settled:
-            changes.outcomes.append(operation)
+        if changes is None or not operation.settled:
+            return False
+        changes.outcomes.append(operation)
+        return True
 
-    def _collected(self, operation: SaveCollected) -> None:
+    def _collected(self, operation: SaveCollected) -> bool:
         changes = self._living(operation.task)
-        if changes is not None:
-            changes.collected += operation.ranges
+        if changes is None:
+            return False
+        changes.collected += operation.ranges
+        return True
 
-    def _counters(self, operation: SaveCounters) -> None:
+    def _counters(self, operation: SaveCounters) -> bool:
         changes = self._living(operation.task)
-        if changes is not None:
-            changes.counters.append(operation)
+        if changes is None:
+            return False
+        changes.counters.append(operation)
+        return True
 
-    def _page(self, operation: SavePage) -> None:
+    def _page(self, operation: SavePage) -> bool:
         if operation.task in self.released:
-            return
+            return False
         changes = self.tasks.get(operation.task)
         if changes is None:
             changes = self.tasks[operation.task] = TaskChanges()
         if changes.made is None:
             changes.made = operation
-        changes.pages.setdefault(operation.first, operation)
+        return changes.pages.setdefault(operation.first, operation) is operation
 
-    def _assignment(self, operation: SaveAssignment) -> None:
+    def _assignment(self, operation: SaveAssignment) -> bool:
         changes = self._living(operation.task)
-        if changes is not None:
-            self._close(operation.assignment)  # One that is adopted again begins anew.
-            changes.opened[operation.assignment] = None
-            self.opened[operation.assignment] = operation
+        if changes is None:
+            return False
+        self._remove(operation.assignment)  # One that is adopted again begins anew.
+        changes.opened[operation.assignment] = None
+        self.opened[operation.assignment] = operation
+        return True
 
-    def _trim(self, operation: TrimAssignment) -> None:
+    def _trim(self, operation: TrimAssignment) -> bool:
         opened = self.opened.get(operation.assignment)
         if opened is not None:
             self.opened[operation.assignment] = replace(opened, high=operation.high)
@@ -232,8 +245,13 @@ class Recent:
             operation.assignment <= self.assignment_max and operation.assignment not in self.closed
         ):
             self.trimmed[operation.assignment] = operation.high
+        return True
 
-    def _close(self, assignment: int) -> None:
+    def _close(self, operation: ClosedAssignment) -> bool:
+        self._remove(operation.assignment)
+        return True
+
+    def _remove(self, assignment: int) -> None:
         self.trimmed.pop(assignment, None)
         opened = self.opened.pop(assignment, None)
         if opened is not None:
@@ -241,7 +259,7 @@ class Recent:
         if assignment <= self.assignment_max:
             self.closed[assignment] = None
 
-    def _release(self, operation: SaveReleased) -> None:
+    def _release(self, operation: SaveReleased) -> bool:
         task = operation.task
         changes = self.tasks.pop(task, None)
         if changes is not None:
@@ -254,3 +272,4 @@ class Recent:
             self.forgotten[task] = None
         else:
             self.released.add(task)
+        return True

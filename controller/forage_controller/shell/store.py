@@ -38,16 +38,23 @@ from forage_controller.core.operations import (
     SavePage,
     StoredOutcomes,
 )
-from forage_controller.shell.database import StateDirectory, StoreError, open_database, reason_of
+from forage_controller.shell.database import (
+    StateDirectory,
+    StoreError,
+    damaged,
+    open_database,
+    reason_of,
+)
 from forage_controller.shell.fold import (
     fold,
     load_recent,
     read_state,
+    remove_collected,
     remove_unused_codes,
     select_outcomes,
     write_straight,
 )
-from forage_controller.shell.journal import encode_operations
+from forage_controller.shell.journal import JournalError, encode_operations
 from forage_wire.ranges import Ranges, RangeSet
 
 __all__ = ["Load", "Store", "StoreError", "StoreEvent"]
@@ -77,17 +84,28 @@ class Store:
     All but the two threads' work is called from one thread.
     """
 
-    def __init__(self, directory: Path, post: Callable[[StoreEvent], None]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        post: Callable[[StoreEvent], None],
+        *,
+        fold_bytes: int = FOLD_BYTES,
+        fold_idle_s: float = FOLD_IDLE_S,
+    ) -> None:
         """Lock the directory, open the database, and fold what the last process left.
 
         Args:
             directory: Made where it is missing; ours alone until `close`.
             post: Takes an event in either thread of the store; must not block.
+            fold_bytes: The journal is folded when it holds this much.
+            fold_idle_s: The journal is folded when nothing has come for so long.
 
         Raises:
             StoreError: One sentence; nothing is held then.
         """
         self._post = post
+        self._fold_bytes = fold_bytes
+        self._fold_idle_s = fold_idle_s
         self._directory = StateDirectory(directory)
         self._file = self._directory.file
 
@@ -111,10 +129,13 @@ class Store:
             self._reader = open_database(self._file, reader=True)
             self._recent = load_recent(self._writer)
             self._fold()
-            self._write(lambda: remove_unused_codes(self._writer))
+            self._write(self._tidy)
         except sqlite3.Error as error:
             self._directory.close()
             raise StoreError(reason_of(error, self._file)) from None
+        except JournalError as error:
+            self._directory.close()
+            raise StoreError(damaged(self._file, f"the journal: {error}")) from None
         except BaseException:
             self._directory.close()
             raise
@@ -186,7 +207,7 @@ class Store:
         while True:
             with self._wake:
                 while not self._arrived and not self._is_closing:
-                    if not self._wake.wait(FOLD_IDLE_S if self._recent else None):
+                    if not self._wake.wait(self._fold_idle_s if self._recent else None):
                         break
                 if self._is_closing and not self._arrived:
                     return
@@ -211,7 +232,7 @@ class Store:
                     self._sort(operation, journaled)
         data = encode_operations(journaled) if journaled else b""
         self._journal_bytes += len(data)
-        if self._journal_bytes >= FOLD_BYTES or self._straight_bytes >= FOLD_STRAIGHT_BYTES:
+        if self._journal_bytes >= self._fold_bytes or self._straight_bytes >= FOLD_STRAIGHT_BYTES:
             self._fold()
         else:
             self._write(lambda: self._append(data))
@@ -232,8 +253,8 @@ class Store:
                 self._straight.append(operation)
                 self._straight_bytes += size
                 return
-        journaled.append(operation)
-        recent.apply(operation)
+        if recent.apply(operation):
+            journaled.append(operation)
 
     def _append(self, data: bytes) -> None:
         for operation in self._straight:
@@ -253,6 +274,10 @@ class Store:
             self._recent.settle()
         self._journal_bytes = 0
         self._straight_bytes = 0
+
+    def _tidy(self) -> None:
+        remove_collected(self._writer)
+        remove_unused_codes(self._writer)
 
     def _write(self, work: Callable[[], None]) -> None:
         """One transaction."""
