@@ -183,8 +183,8 @@ class Link:
 
     @property
     def has_room(self) -> bool:
-        """Whether a message sent now would go out now."""
-        return not self._queue and len(self._unseen) < self.window
+        """Whether a message queued now would go out with the next `poll`."""
+        return len(self._unseen) + len(self._queue) < self.window
 
     def poll(self, now_ms: int) -> list[Outgoing]:
         """What is to be published now: new messages, repeats, or a bare `Seen`."""

@@ -15,7 +15,7 @@ from forage_wire.messages import Header
 __all__ = ["Backlog", "CallQueue", "Pending", "queue_key", "requirement_key"]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Pending:
     """Calls [low, high) of one page, with equal counters, that wait."""
 
@@ -28,7 +28,7 @@ class Pending:
     """They may have been running on a device that was lost: one at a time, announced."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class CallQueue:
     """The waiting calls of one function of one client, with equal options."""
 

@@ -11,7 +11,16 @@ __all__ = ["CodeShelf"]
 class CodeShelf:
     """Which code is here, in memory (the latest used, up to a limit) or in the store."""
 
-    __slots__ = ("_asked", "_bytes", "_bytes_max", "_cache", "_effects", "_loading", "_stored")
+    __slots__ = (
+        "_asked",
+        "_bytes",
+        "_bytes_max",
+        "_cache",
+        "_effects",
+        "_loading",
+        "_stored",
+        "arrived",
+    )
 
     def __init__(self, effects: Effects, bytes_max: int) -> None:
         self._effects = effects
@@ -21,6 +30,8 @@ class CodeShelf:
         self._stored: dict[bytes, None] = {}
         self._loading: dict[bytes, None] = {}
         self._asked: dict[bytes, int] = {}
+        self.arrived = False
+        """Whether code came in since somebody looked."""
 
     def recovered(self, hashes: list[bytes]) -> None:
         """Note what the store holds."""
@@ -43,6 +54,7 @@ class CodeShelf:
             self._remember(Code(hash=event.hash, form=event.form, data=event.data))
 
     def _remember(self, code: Code) -> None:
+        self.arrived = True
         if code.hash in self._cache:
             return
         self._cache[code.hash] = code

@@ -54,6 +54,8 @@ from forage_wire.topics import Topics
 
 __all__ = ["ControllerCore"]
 
+_EXPIRE_EVERY_MS = 60_000
+
 
 class ControllerCore:
     """Devices, tasks and who gets what.
@@ -90,6 +92,7 @@ class ControllerCore:
         self._early: list[MessageReceived] = []
         self._exiting = False
         self._wanted_ms: int | None = None
+        self._expire_ms: int | None = None
 
         self.effects = effects = Effects()
         self._links = Links(effects)
@@ -189,9 +192,6 @@ class ControllerCore:
                 self._pages.loaded(self.ledger.tasks.get(event.task), event)
             case CodeLoaded():
                 self._codes.loaded(event)
-                for device in self.fleet.devices.values():
-                    if device.code_wanted:
-                        self._intake.hand_code(device, now_ms)
             case OutcomesLoaded():
                 self.clients.on_loaded(event)
             case Connected():
@@ -217,6 +217,7 @@ class ControllerCore:
             self.clients.next_wakeup_ms(),
             self._starvation.next_wakeup_ms(),
             self._unheard_until_ms,
+            self._expire_ms,
         ]
         if self._active:
             dues.append(self.dispatcher.next_wakeup_ms())
@@ -257,7 +258,7 @@ class ControllerCore:
         self.fleet.disconnected()
         self.clients.disconnected()
 
-    def _decide(self, now_ms: int) -> None:
+    def _decide(self) -> None:
         """Nobody else has spoken: take the next epoch, and rule once it is committed."""
         self._decide_ms = None
         if self._epoch_pending or self._active:
@@ -316,10 +317,8 @@ class ControllerCore:
                 self._exit(2, f"{other} rules with epoch {presence.epoch} above {self.epoch}")
             else:
                 self.effects.command(self._presence("active", self._session))
-        elif self._active and name == self._config.name and presence.state != "active":
-            # Another start under our name overwrote our word, or answers to a `starting` one.
-            self.effects.command(self._presence("active", self._session))
-        elif self._active and presence.state == "starting":
+        elif self._active and (name == self._config.name or presence.state == "starting"):
+            # Another start overwrote our word under our name, or asks whether anybody rules.
             self.effects.command(self._presence("active", self._session))
 
     def _exit(self, code: int, reason: str) -> None:
@@ -352,7 +351,7 @@ class ControllerCore:
         if wanted is not None and now_ms - wanted > self._config.limits.loop_gap_ms:
             self.fleet.listen_from(now_ms)
         if self._decide_ms is not None and now_ms >= self._decide_ms:
-            self._decide(now_ms)
+            self._decide()
         self.effects.run_due(now_ms)
         if self._active and self._connected:
             self._work(now_ms)
@@ -363,6 +362,15 @@ class ControllerCore:
     def _work(self, now_ms: int) -> None:
         if self._unheard_until_ms is not None and now_ms >= self._unheard_until_ms:
             self._lose_unheard(now_ms)
+        if self._expire_ms is None or now_ms >= self._expire_ms:
+            self._expire_ms = now_ms + _EXPIRE_EVERY_MS
+            self.ledger.expire(now_ms)
+            self.clients.expire()
+        if self._codes.arrived:
+            self._codes.arrived = False
+            for device in self.fleet.devices.values():
+                if device.code_wanted:
+                    self._intake.hand_code(device, now_ms)
         self.fleet.busy = len(self.assignments.busy)
         self.fleet.check(now_ms)
         self.reconciler.expire(now_ms)
@@ -401,8 +409,3 @@ class ControllerCore:
         self.ledger.make_outcomes(
             pending.task, ((pending.low, pending.high),), "refused", REFUSED, text, now_ms
         )
-
-    def expire(self, now_ms: int) -> None:
-        """Let go what has waited its time; the shell calls this about once a minute."""
-        self.ledger.expire(now_ms)
-        self.clients.expire()

@@ -132,6 +132,8 @@ class Intake:
         if message.n and not message.controller:
             self._effects.drop(topic.device, "a numbered message that names no controller")
             return
+        # What the device has seen may have opened its window.
+        self._assignments.touched[device.name] = device
         dropped = link.dropped
         for ready in link.receive(message, now_ms):
             self._on_ready(device, ready, now_ms)

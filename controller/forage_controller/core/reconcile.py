@@ -21,7 +21,7 @@ Row = tuple[int, str, int, int, str]
 """(assignment, task, low, high, state) of an inventory."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class _Orphan:
     """Something of a task that we do not know: its client may still repeat the page."""
 

@@ -14,7 +14,7 @@ Counters = tuple[int, int, int]
 """(tries, deaths, losses) of a call."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Device:
     """A device, as it says and as we see it."""
 
@@ -66,7 +66,7 @@ class Device:
         return self.capabilities.slots if self.capabilities else 0
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Client:
     """A client process."""
 
@@ -90,7 +90,7 @@ class Client:
     told_minor: bool = False
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Page:
     """Calls of a task as submitted; their bytes may be in memory or only in the store."""
 
@@ -118,7 +118,7 @@ class Page:
         return self.first + self.n
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Attempt:
     """An assignment, as `explain` remembers it."""
 
@@ -132,7 +132,7 @@ class Attempt:
     """open, done, trimmed, cancelled, or why it was lost."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Task:
     """A task that has not been released."""
 
@@ -193,7 +193,7 @@ class Task:
         return None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Open:
     """An assignment that is not over."""
 
@@ -226,7 +226,7 @@ class Open:
     """Its device is lost, but the network may be to blame: it waits for the storm's end."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Measure:
     """How long calls of one function take."""
 
