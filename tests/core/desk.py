@@ -337,7 +337,7 @@ class Desk:
             if self.commits and self.uncommitted:
                 self.commit()
                 self.handle(BatchEnded())
-            if not self.inbound:
+            if not self.inbound and not (self.commits and self.uncommitted):
                 return
         raise AssertionError("messages go round for ever")
 

@@ -394,11 +394,12 @@ class ControllerCore:
             device = self.fleet.devices[name]
             if device.verified:
                 continue
-            for opened in list(device.assignments.values()):
+            for opened in reversed(list(device.assignments.values())):
                 self.ledger.lose(opened, "not heard since the controller's restart", now_ms)
 
     def _device_gone(self, device: Device, why: str, now_ms: int) -> None:
-        for opened in list(device.assignments.values()):
+        # The newest first, so that the oldest ends in front.
+        for opened in reversed(list(device.assignments.values())):
             self.ledger.lose(opened, why, now_ms)
 
     def _device_changed(self, device: Device) -> None:

@@ -62,7 +62,8 @@ class Reconciler:
                 opened.session = device.session
                 continue
             self._unknown(device, row, now_ms)
-        for opened in list(device.assignments.values()):
+        # The newest first, so that the oldest ends in front of the queue.
+        for opened in reversed(list(device.assignments.values())):
             if opened.number in held:
                 continue
             if start_of(opened.session) != start_of(device.session):
