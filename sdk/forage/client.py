@@ -1,12 +1,23 @@
 """`Client`: a `concurrent.futures.Executor` whose workers are devices behind an MQTT broker."""
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from forage.batch import Batch
+from forage.core.events import CallsCancelled
+from forage.functions import call_body, target_of
 from forage.future import Future
 from forage.info import Attempt, DeviceInfo, Explanation, TaskInfo
+from forage.mapping import map_all, map_buffered, submit_batch
+from forage.options import merge_options
+from forage_wire.messages import Options
+from forage_wire.topics import split_call
+
+if TYPE_CHECKING:
+    from forage.shell.network import Network
 
 __all__ = ["Client"]
 
@@ -14,15 +25,57 @@ _T = TypeVar("_T")
 
 
 class Client(Executor):
-    """A connection to a fleet; made by `forage.connect`. Safe for use by several threads."""
+    """A connection to a fleet; made by `forage.connect`. Safe for use by several threads.
 
-    def submit(  # type: ignore[override]
-        self, fn: Callable[..., _T] | str, /, *args: Any, **kwargs: Any
-    ) -> Future[_T]:
-        """Run `fn(*args, **kwargs)` on a device. A text names a function installed there."""
-        raise NotImplementedError
+    An Executor with everything that the standard library promises of one. In addition: futures
+    can be awaited, `submit_all` makes one task of many calls, `options` gives a view whose
+    submissions carry options, and devices and tasks can be looked at.
 
-    def map(  # type: ignore[override]
+    `submit` merges calls: what is submitted while earlier calls are under way travels together.
+    It waits while more than 64 MiB of arguments are not safely with the controller.
+    """
+
+    def __init__(self, network: "Network", options: Options | None = None) -> None:
+        self._network = network
+        self._options = Options() if options is None else options
+        self._end = weakref.finalize(self, network.abandon)
+        # The end of the interpreter is seen to by `forage.shell.leaving`, in its own order.
+        self._end.atexit = False
+
+    @property
+    def id(self) -> str:
+        """This client's id: what its tasks' ids begin with."""
+        return self._network.client
+
+    @property
+    def user(self) -> str:
+        """On whose behalf it works."""
+        return self._network.user
+
+    @property
+    def broker_url(self) -> str:
+        """The broker's address, without a password."""
+        return str(self._network.address)
+
+    # -- submitting ---------------------------------------------------------------------------
+
+    def submit(self, fn: Callable[..., _T] | str, /, *args: Any, **kwargs: Any) -> Future[_T]:
+        """Run `fn(*args, **kwargs)` on a device.
+
+        Args:
+            fn: A function, which travels with all that it needs and that devices do not have;
+                or the name of one that is installed on devices, such as "org.app.task".
+            *args: Positional arguments, at most 16 MiB with the others.
+            **kwargs: Keyword arguments.
+
+        Raises:
+            NotSerializable: The function or an argument cannot travel; says which and why.
+            RuntimeError: After `shutdown`, or in a forked child of the process that connected.
+        """
+        target = target_of(fn)
+        return self._network.submit(target, self._options, call_body(fn, args, kwargs))
+
+    def map(
         self,
         fn: Callable[..., _T] | str,
         *iterables: Iterable[Any],
@@ -30,57 +83,196 @@ class Client(Executor):
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> Iterator[_T]:
-        """`Executor.map`: results in the order of the arguments."""
-        raise NotImplementedError
+        """`fn` of each set of arguments; an iterator of the results in their order.
+
+        Args:
+            fn: As in `submit`.
+            *iterables: One for each argument; the shortest ends it.
+            timeout: Seconds from this call after which a result that is not there raises
+                TimeoutError.
+            chunksize: A hint, as in the standard library. Calls are grouped by how long they
+                take, so it changes nothing.
+            buffersize: At most so many calls are under way whose results were not yielded, and
+                the iterables are read as far as that; None reads and submits all at once.
+
+        Raises:
+            Exception: What a call raised, when its result is due. The calls that are left are
+                then cancelled, as they are when the iterator is closed or dropped.
+        """
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        rows = zip(*iterables)  # noqa: B905 - the shortest ends it, as `Executor.map` has it
+        if buffersize is None:
+            return map_all(self._network, fn, self._options, rows, timeout)
+        return map_buffered(self, fn, rows, timeout, buffersize)
 
     def submit_all(self, fn: Callable[..., _T] | str, *iterables: Iterable[Any]) -> Batch[_T]:
-        """One task of as many calls as the shortest iterable has items."""
-        raise NotImplementedError
+        """One task of as many calls as the shortest iterable has items.
+
+        Made for many calls: they cost a few bytes each here, and futures only where asked for.
+        """
+        rows = zip(*iterables)  # noqa: B905 - as in `map`
+        return Batch(submit_batch(self._network, fn, self._options, rows))
 
     def options(self, **options: Any) -> "Client":
-        """A view on this connection whose submissions carry these options."""
-        raise NotImplementedError
+        """A view on this connection whose submissions carry these options.
+
+        Args:
+            requires: What a device must have: "camera", "room=lab", "memory_mb>=512", a list of
+                such, or a mapping.
+            device: The device that is to run it, by name or as `DeviceInfo`; or a list: any of
+                them.
+            retries: Runs after the first one where a call raises or runs too long; 0.
+            timeout_s: Seconds after which a call is ended (`TaskTimeout`); None: never.
+            priority: -100 to 100; higher goes first.
+            at_most_once: Never run a call again that may have started (`DeviceLost` instead).
+            fresh: Each call in a worker process of its own.
+            wait_s: Seconds to wait while no eligible device is alive (`NoDevice`); 30.
+
+        Views share the connection and cannot be shut down; views of views add up.
+        """
+        return _View(self, merge_options(self._options, options))
+
+    # -- looking --------------------------------------------------------------------------------
 
     def attach(self, name: str) -> Batch[Any]:
-        """The outcomes of a task submitted by another process of the same user."""
-        raise NotImplementedError
+        """The outcomes of a task that another process of the same user submitted.
+
+        Args:
+            name: A task's id; or a call's name, for a batch of that call alone.
+
+        Raises:
+            ValueError: `name` is neither.
+            Refused: The controller knows no such task of this user.
+        """
+        task, index = _split(name)
+        known = self._network.find(task)
+        count = known.count if known is not None else 0
+        label = known.label if known is not None else ""
+        if known is None:
+            info = self.task(task)
+            count, label = info.calls, info.label
+        if index is not None and index >= count:
+            raise ValueError(f"The task {task} has {count} calls; there is no {name}.")
+        calls = self._network.attach(task, label, count)
+        return Batch(calls) if index is None else Batch(calls, index, index + 1)
 
     def devices(self) -> list[DeviceInfo]:
         """All devices that the controller knows."""
-        raise NotImplementedError
+        return [DeviceInfo.from_row(row) for row in self._network.queries.ask("devices")]
 
     def device(self, name: str) -> DeviceInfo:
-        """One device by name."""
-        raise NotImplementedError
+        """One device; LookupError where the controller knows none of that name."""
+        for device in self.devices():
+            if device.name == name:
+                return device
+        raise LookupError(f"The controller knows no device {name!r}; see `forage device ls`.")
 
     def tasks(self) -> list[TaskInfo]:
-        """All tasks that the controller still keeps."""
-        raise NotImplementedError
+        """The tasks of this user that the controller keeps."""
+        return [TaskInfo.from_row(row) for row in self._network.queries.ask("tasks")]
 
     def task(self, name: str) -> TaskInfo:
         """One task, by its id or by the name of one of its calls."""
-        raise NotImplementedError
+        task, _index = _split(name)
+        return TaskInfo.from_row(self._network.queries.ask("task", task))
 
     def history(self, name: str) -> list[Attempt]:
         """The attempts of a task or call, oldest first."""
-        raise NotImplementedError
+        _split(name)
+        return self._network.queries.history(name)
 
     def explain(self, name: str) -> Explanation:
-        """Why a task or call is where it is."""
-        raise NotImplementedError
+        """Where a task or call is and why; `print` it."""
+        _split(name)
+        return self._network.queries.explain(name)
 
     def logs(self, name: str) -> list[str]:
-        """What a task's or call's code wrote, as lines `17 out text`."""
-        raise NotImplementedError
+        """The last 64 KiB of what a task's code wrote, as lines `17 out text`."""
+        _split(name)
+        return self._network.queries.logs(name)
 
     def cancel(self, name: str, *, force: bool = False) -> None:
-        """Cancel a task or call by name, also another process's of the same user."""
-        raise NotImplementedError
+        """Cancel a task or call by name, also of another process of the same user.
+
+        Args:
+            name: A task's id or a call's name.
+            force: Also end what runs.
+        """
+        task, index = _split(name)
+        known = self._network.find(task)
+        if known is not None:
+            low, high = (0, known.count) if index is None else (index, index + 1)
+            self._network.cancel_within(known, low, high, force)
+            return
+        low, high = (0, self.task(task).calls) if index is None else (index, index + 1)
+        event = CallsCancelled(task=task, ranges=((low, high),), force=force)
+        self._network.tell(event)
 
     def drain(self, device: str, on: bool = True) -> None:
-        """Let a device finish what it runs and take nothing new, or take work again."""
-        raise NotImplementedError
+        """Let a device finish what it runs and take nothing new; `on=False` takes that back."""
+        self._network.queries.ask("drain", device, on="true" if on else "false")
+
+    # -- the end ----------------------------------------------------------------------------------
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls, wait for those there are, and disconnect."""
-        raise NotImplementedError
+        """Take no more calls, and disconnect when those there are have ended.
+
+        Args:
+            wait: Return only then, with all callbacks run. Otherwise that happens in the
+                background; an interpreter that ends before hands over what was submitted and
+                names the tasks to attach.
+            cancel_futures: Cancel the calls that are pending.
+        """
+        self._network.close(wait=False)
+        if cancel_futures:
+            self._network.cancel_all()
+        if wait:
+            self._network.close(wait=True)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool | None:
+        self.shutdown(wait=True)
+        return None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} of {self.user} at {self.broker_url}>"
+
+
+class _View(Client):
+    """The same connection with other options."""
+
+    def __init__(self, parent: Client, options: Options) -> None:
+        self._network = parent._network
+        self._options = options
+        # The connection ends when nobody has the client any more; a view of it counts.
+        self._parent = parent
+
+    def __enter__(self) -> Self:
+        raise RuntimeError(_VIEW_TEXT)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Views are not shut down: RuntimeError."""
+        del wait, cancel_futures
+        raise RuntimeError(_VIEW_TEXT)
+
+
+_VIEW_TEXT = "This is a view made by options(); shut down the client that it was made from."
+
+
+def _split(name: str) -> tuple[str, int | None]:
+    found = split_call(name) if isinstance(name, str) else None
+    if found is None:
+        raise ValueError(
+            f"{name!r} is neither a task's id nor a call's name; they look like "
+            "0123456789abc-1 and 0123456789abc-1.17."
+        )
+    return found

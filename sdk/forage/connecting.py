@@ -1,8 +1,23 @@
 """`connect`: from an address (or none) to a `Client` that a controller has welcomed."""
 
-from forage.client import Client
+import os
+import secrets
+import sys
 
-__all__ = ["connect"]
+import forage
+from forage.client import Client
+from forage.config import read_config
+from forage.core.client import ClientCore
+from forage.errors import Refused
+from forage.shell.leaving import watch
+from forage.shell.line import base32
+from forage.shell.network import Network
+from forage_wire.topics import Topics
+
+__all__ = ["IN_TASK_VARIABLE", "connect"]
+
+IN_TASK_VARIABLE = "FORAGE_IN_TASK"
+"""Set by agents in the workers that run users' calls."""
 
 
 def connect(
@@ -20,13 +35,37 @@ def connect(
             FORAGE_BROKER, then ./forage.toml, the user's and the system's configuration, then
             this machine.
         root: First topic segment; None: FORAGE_ROOT, configuration, then `forage`.
-        user: On whose behalf; None: the broker login, or the OS user.
+        user: On whose behalf; None: FORAGE_USER, configuration, the broker login, or the OS user.
         insecure: Allow a broker elsewhere that asks for no credentials.
-        timeout_s: How long a controller may take to answer.
+        timeout_s: How long the broker, and then a controller, may take to answer.
+
+    Returns:
+        A client that a controller has welcomed. From now on a broker or controller that goes away
+        is waited for: futures stay open until it is back.
 
     Raises:
         NotConnected: No broker there, or no controller behind it.
         Refused: The broker refuses the login; or this is a task, which must not connect.
+        VersionMismatch: The controller speaks another version of the protocol.
         ValueError: The address or another setting is wrong.
     """
-    raise NotImplementedError
+    if os.environ.get(IN_TASK_VARIABLE):
+        raise Refused(
+            "connect() was called inside a task: a call that waits for other calls would hold its "
+            "slot while they wait for one; return what is needed and submit from the client."
+        )
+    if timeout_s <= 0:
+        raise ValueError(f"timeout_s is a number of seconds above 0, not {timeout_s}.")
+    config = read_config(broker=broker, root=root, user=user, insecure=insecure)
+    core = ClientCore(
+        user=config.user,
+        client=base32(secrets.randbits(65)).rjust(13, "0"),
+        topics=Topics(config.root),
+        python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        software=f"forage {forage.__version__}",
+        welcome_ms=max(1, round(timeout_s * 1000)),
+    )
+    network = Network(config.address, core, welcome_s=timeout_s, tls_ca_file=config.tls_ca_file)
+    network.start()
+    watch(network)
+    return Client(network)

@@ -1,0 +1,579 @@
+"""`ClientCore`: everything a client decides.
+
+Owns its sessions and links with the controller, its tasks from their opening until they are
+released, which outcome of a call counts (the first valid one), and what is said to whom when.
+Merging of submissions, values, futures and threads are the shell's.
+
+**Links.** A link's key is the pair of sessions. A connection begins with a link to "whoever is the
+controller" (""), and sends hello and pages on it at once; the first answer names the controller's
+session, and the link goes on under that name. It begins anew, with an inventory and everything
+that is not acknowledged, when a controller's presence names another session, or when one shows
+itself and no welcome came within a second of hello.
+
+**What must survive.** A page is kept until `acknowledged`; a query until its answer; what is
+collected stands in the inventory; cancellations are collected, and those with force are said
+again. So a lost message, link, broker or controller costs time alone.
+"""
+
+from typing import assert_never
+
+from forage.core.collecting import Collecting
+from forage.core.commands import (
+    AnswerReceived,
+    Command,
+    ControllerMissing,
+    NoteAttempts,
+    NoteStarted,
+    ProtocolRefused,
+    RefuseTask,
+    ResolveCalls,
+    Welcomed,
+)
+from forage.core.controllers import Controllers
+from forage.core.device_parts import DeviceParts
+from forage.core.events import (
+    AttachAsked,
+    CallsCancelled,
+    CallsSubmitted,
+    CloseAsked,
+    Event,
+    QueryAsked,
+    QueryDropped,
+    TaskOpened,
+)
+from forage.core.outcomes import UNREADABLE, is_given, items_of, only_fresh
+from forage.core.sending import Sending
+from forage.core.tasks import TaskRecord
+from forage_wire.codec import decode, decode_json, encode_json
+from forage_wire.errors import DecodeError
+from forage_wire.io import (
+    BatchEnded,
+    Connected,
+    Disconnected,
+    MessageReceived,
+    Note,
+    Publish,
+    PublishAcknowledged,
+)
+from forage_wire.limits import PACKET_BYTES_MAX, PROTOCOL_MINOR
+from forage_wire.messages import (
+    Acknowledged,
+    Answer,
+    Cancel,
+    ClientPresence,
+    ControllerPresence,
+    Fetch,
+    Linked,
+    NeedCode,
+    Outcomes,
+    OutcomeSet,
+    Part,
+    Query,
+    Released,
+    Settled,
+    Started,
+    SubmissionRefused,
+    Welcome,
+)
+from forage_wire.ranges import Ranges, ranges_count
+from forage_wire.topics import Topics
+
+__all__ = ["ClientCore"]
+
+_RESTART_AFTER_MS = 1_000
+"""A controller that is there and has not welcomed us for this long never got our hello."""
+
+
+class ClientCore:
+    """Events in, commands out.
+
+    Args:
+        user: On whose behalf.
+        client: This process's 13 random characters.
+        topics: The topics of its fleet.
+        python: This process's Python minor, such as 3.11; empty for a simulated client.
+        software: Name and version of this program, for people.
+        welcome_ms: No welcome within this time of a connection is `ControllerMissing`.
+        packet_bytes_max: The largest message that this client takes or sends.
+    """
+
+    def __init__(
+        self,
+        *,
+        user: str,
+        client: str,
+        topics: Topics,
+        python: str = "",
+        software: str = "",
+        welcome_ms: int = 5_000,
+        packet_bytes_max: int = PACKET_BYTES_MAX,
+    ) -> None:
+        self.user = user
+        self.client = client
+        self.topics = topics
+        self.python = python
+        self.welcome_ms = welcome_ms
+        self.packet_bytes_max = packet_bytes_max
+        self.tasks: dict[str, TaskRecord] = {}
+        """Until they are released."""
+        self.dropped = 0
+        """Messages that could not be used."""
+        self.repeated = 0
+        """Outcomes of calls that had one already."""
+        self._session = ""
+        self._sending = Sending(
+            topic=topics.from_client(user, client),
+            packet_bytes_max=packet_bytes_max,
+            python=python,
+            software=software,
+        )
+        self._controllers = Controllers()
+        self._parts = DeviceParts()
+        self._queries: dict[int, Query] = {}
+        self._collecting = Collecting()
+        self._hello_ms = 0
+        self._missing_due_ms: int | None = None
+
+    # -- what the shell looks at ------------------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether what is submitted now would go out now, and nothing before it waits.
+
+        True while every page sent is acknowledged or has shown an outcome.
+        """
+        return self._sending.is_idle
+
+    @property
+    def is_welcome(self) -> bool:
+        """Whether a controller has answered on this connection."""
+        return self._sending.is_welcome
+
+    @property
+    def unacknowledged_bytes(self) -> int:
+        """Pages kept because the controller has not committed them."""
+        return self._sending.unacknowledged_bytes
+
+    @property
+    def unacknowledged_pages(self) -> int:
+        """How many those are."""
+        return self._sending.unacknowledged_pages
+
+    @property
+    def waiting_messages(self) -> int:
+        """Messages that wait for room in the window."""
+        return self._sending.waiting_messages
+
+    def is_handed_over(self, task: str) -> bool:
+        """Whether the controller has committed all that was submitted of a task."""
+        record = self.tasks.get(task)
+        return record is None or not record.pages
+
+    @property
+    def reconnect_spread_ms(self) -> int:
+        """How far the controller wants a fleet's reconnects spread."""
+        return self._controllers.reconnect_spread_ms
+
+    def subscriptions(self) -> list[tuple[str, int]]:
+        """What the shell subscribes to before `Connected`: (filter, QoS)."""
+        return self.topics.client_subscriptions(self.user, self.client)
+
+    def will(self, session: str) -> Publish:
+        """What the broker is to publish if this connection ends without a goodbye.
+
+        It is also the goodbye itself: the last thing to publish before an orderly end.
+        """
+        del session  # A client's absence is an empty message, whichever session it was.
+        return Publish(
+            topic=self.topics.client_presence(self.user, self.client), payload=b"", retain=True
+        )
+
+    # -- events -----------------------------------------------------------------------------
+
+    def handle(self, event: Event, now_ms: int) -> list[Command]:
+        """Advance by one event.
+
+        Args:
+            event: What happened.
+            now_ms: Monotonic milliseconds; never less than in the call before.
+
+        Returns:
+            Commands to carry out in order.
+        """
+        out: list[Command] = []
+        match event:
+            case MessageReceived():
+                self._on_message(event, now_ms, out)
+            case BatchEnded():
+                self._on_batch_ended(now_ms, out)
+            case CallsSubmitted():
+                self._on_submitted(event, out)
+            case TaskOpened():
+                self._on_opened(event)
+            case CallsCancelled():
+                self._on_cancelled(event, now_ms)
+            case QueryAsked():
+                query = Query(
+                    id=event.id, what=event.what, name=event.name, arguments=dict(event.arguments)
+                )
+                self._queries[event.id] = query
+                self._sending.send(query)
+            case QueryDropped():
+                self._queries.pop(event.id, None)
+            case AttachAsked():
+                self._on_attach(event)
+            case CloseAsked():
+                self._on_close(now_ms, out)
+            case Connected():
+                self._on_connected(event, now_ms, out)
+            case Disconnected():
+                self._sending.disconnect()
+                self._parts = DeviceParts()
+                self._missing_due_ms = None
+            case PublishAcknowledged():
+                pass  # A client asks for no receipts: only its controller's word counts.
+            case _:
+                assert_never(event)
+        return out
+
+    def next_wakeup_ms(self) -> int | None:
+        """When `BatchEnded` has something to do without further events; None: never."""
+        if not self._sending.is_connected:
+            return None
+        found = [
+            due
+            for due in (
+                self._sending.next_wakeup_ms(),
+                self._collecting.due_ms,
+                self._missing_due_ms,
+                self._restart_due_ms(),
+            )
+            if due is not None
+        ]
+        return min(found) if found else None
+
+    # -- connection and controller ----------------------------------------------------------
+
+    def _on_connected(self, event: Connected, now_ms: int, out: list[Command]) -> None:
+        self._session = event.session
+        self._controllers.forget()
+        self._parts = DeviceParts()
+        self._missing_due_ms = now_ms + self.welcome_ms
+        out.append(
+            Publish(
+                topic=self.topics.client_presence(self.user, self.client),
+                payload=encode_json(ClientPresence(state="online", session=event.session)),
+                retain=True,
+            )
+        )
+        self._start_link("", now_ms)
+
+    def _start_link(self, controller: str, now_ms: int) -> None:
+        """Begin to number anew: hello, inventory, then all that may have been lost."""
+        self._hello_ms = now_ms
+        attached = [name for name, record in self.tasks.items() if record.attached]
+        self._sending.start_link(self._session, controller, self.tasks)
+        self._sending.send_inventory(self.tasks)
+        self._collecting.inventory_sent()
+        for name in attached:
+            self._sending.attach(name)
+        for query in self._queries.values():
+            self._sending.send(query)
+
+    def _restart_due_ms(self) -> int | None:
+        """When to knock again at a controller that shows itself and has not welcomed us."""
+        if self._sending.is_welcome or self._sending.controller or not self._controllers.current:
+            return None
+        return self._hello_ms + _RESTART_AFTER_MS
+
+    def _on_controller_presence(
+        self, name: str, event: MessageReceived, now_ms: int, out: list[Command]
+    ) -> None:
+        try:
+            presence = decode_json(event.payload, ControllerPresence) if event.payload else None
+        except DecodeError as error:
+            self._drop(out, f"topic={event.topic} reason={error}")
+            return
+        self._controllers.heard(name, presence)
+        current = self._controllers.current
+        if not current or not self._sending.is_connected or current == self._sending.controller:
+            return
+        if self._sending.controller and self._controllers.epoch >= self._sending.controller_epoch:
+            self._missing_due_ms = now_ms + self.welcome_ms
+            self._start_link(current, now_ms)
+
+    def _on_welcome(self, message: Welcome, out: list[Command]) -> None:
+        self._missing_due_ms = None
+        if abs(message.minor - PROTOCOL_MINOR) > 1:
+            out.append(
+                ProtocolRefused(
+                    text=f"The controller speaks protocol 1.{message.minor}, this client "
+                    f"1.{PROTOCOL_MINOR}; install the same version of forage at both ends."
+                )
+            )
+            return
+        self._sending.welcome(message.packet_bytes_max)
+        out.append(Welcomed(controller=message.controller, devices=message.devices))
+
+    # -- submissions ------------------------------------------------------------------------
+
+    def _on_opened(self, event: TaskOpened) -> None:
+        self.tasks[event.task] = TaskRecord(
+            task=event.task,
+            key=event.key,
+            function=event.function,
+            form=event.form,
+            label=event.label,
+            python_min=event.python_min,
+            code=event.code,
+            options=event.options,
+        )
+
+    def _on_submitted(self, event: CallsSubmitted, out: list[Command]) -> None:
+        task = self.tasks.get(event.task)
+        if task is None:
+            # It was refused while its next calls were on their way here.
+            ranges = ((event.first, event.first + len(event.calls)),)
+            text = f"The task {event.task} was refused before these calls were submitted."
+            out.append(RefuseTask(task=event.task, reason="unknown", text=text, ranges=ranges))
+            return
+        pages = task.cut_pages(
+            event.calls,
+            last=event.last,
+            user=self.user,
+            client=self.client,
+            python=self.python,
+            packet_bytes_max=self._sending.packet_bytes_max,
+        )
+        self._sending.add_pages(pages)
+
+    def _on_cancelled(self, event: CallsCancelled, now_ms: int) -> None:
+        task = self.tasks.get(event.task)
+        if task is None:
+            # Another client's: the controller decides whether we may.
+            self._sending.send(Cancel(task=event.task, ranges=event.ranges, force=event.force))
+            return
+        fresh: list[tuple[int, int]] = []
+        for low, high in event.ranges:
+            fresh += task.resolved.missing(low, high)
+        if event.force:
+            task.forced.update(event.ranges)
+        self._collecting.note_ended(task, fresh, now_ms)
+        # Calls that have not been sent go out, or never, as collected: nothing runs them.
+        self._sending.cancel(task, event.ranges if event.force else tuple(fresh), event.force)
+
+    def _on_attach(self, event: AttachAsked) -> None:
+        record = self.tasks.setdefault(event.task, TaskRecord(task=event.task))
+        record.attached = True
+        record.submitted = event.calls
+        record.sealed = True
+        self._sending.attach(event.task)
+
+    def _on_close(self, now_ms: int, out: list[Command]) -> None:
+        if self._sending.is_connected:
+            self._sending.say_collected(self._collecting.take())
+            self._emit(now_ms, out)
+
+    # -- messages ---------------------------------------------------------------------------
+
+    def _on_message(self, event: MessageReceived, now_ms: int, out: list[Command]) -> None:
+        parsed = self.topics.parse(event.topic)
+        if parsed is not None and parsed.branch == "controller-presence":
+            self._on_controller_presence(parsed.controller, event, now_ms, out)
+            return
+        is_ours = parsed is not None and parsed.user == self.user and parsed.client == self.client
+        if parsed is None or not is_ours or parsed.branch not in ("task", "to"):
+            self._drop(out, f"topic={event.topic} reason=unknown topic")
+            return
+        if not self._sending.is_connected:
+            return
+        try:
+            message = decode(event.payload, self.packet_bytes_max)
+            if parsed.branch == "to":
+                self._on_to(message, now_ms, out)
+            else:
+                self._on_task(message, parsed.device, now_ms, out)
+        except DecodeError as error:
+            self._drop(out, f"topic={event.topic} reason={error}")
+
+    def _on_to(self, message: Linked, now_ms: int, out: list[Command]) -> None:
+        """A message from the controller."""
+        if message.session != self._session or not message.controller:
+            self._drop(out, "reason=for another session")
+            return
+        if not self._sending.controller:
+            self._sending.name_controller(message.controller, message.epoch)
+        if message.controller != self._sending.controller:
+            self._drop(out, f"reason=from another controller session={message.controller}")
+            return
+        for ready in self._sending.receive(message, now_ms):
+            self._on_ready(ready, now_ms, out)
+
+    def _on_ready(self, message: Linked, now_ms: int, out: list[Command]) -> None:
+        match message:
+            case Outcomes():
+                for outcomes in message.sets:
+                    self._on_outcomes(outcomes, outcomes.device, now_ms, out, archived=True)
+            case Acknowledged():
+                for task, first in message.rows:
+                    self._sending.acknowledged(self.tasks.get(task), first)
+            case Settled():
+                self._on_settled(message, now_ms)
+            case Released():
+                for task in message.tasks:
+                    self._on_released(task, out)
+            case Welcome():
+                self._on_welcome(message, out)
+            case Answer():
+                if self._queries.pop(message.id, None) is not None:
+                    out.append(AnswerReceived(id=message.id, ok=message.ok, body=message.body))
+            case SubmissionRefused():
+                self._on_refused(message.task, message.reason, message.text, out)
+            case NeedCode():
+                self._sending.send_code(message.hashes, self.tasks)
+            case _:
+                self._drop(out, f"reason=unexpected {type(message).__name__}")
+
+    def _on_task(self, message: Linked, device: str, now_ms: int, out: list[Command]) -> None:
+        """A message from a device."""
+        if type(message) is Part:
+            whole = self._parts.add(device, message)
+            if whole is None:
+                return
+            message = whole
+        match message:
+            case Outcomes():
+                for outcomes in message.sets:
+                    self._on_outcomes(outcomes, device, now_ms, out, archived=False)
+            case Started():
+                rows = tuple(
+                    (task, index)
+                    for task, index, _assignment in message.rows
+                    if (record := self.tasks.get(task)) is not None
+                    and index < record.submitted
+                    and index not in record.resolved
+                )
+                if rows:
+                    out.append(NoteStarted(device=device, rows=rows))
+            case _:
+                self._drop(out, f"device={device} reason=unexpected {type(message).__name__}")
+
+    # -- outcomes ---------------------------------------------------------------------------
+
+    def _on_outcomes(
+        self,
+        outcomes: OutcomeSet,
+        device: str,
+        now_ms: int,
+        out: list[Command],
+        *,
+        archived: bool,
+    ) -> None:
+        task = self.tasks.get(outcomes.task)
+        ranges = outcomes.ranges
+        if task is None or not ranges:
+            self.repeated += ranges_count(ranges)
+            return
+        if ranges[-1][1] > task.submitted or not (archived or is_given(outcomes, task.key, device)):
+            self._drop(out, f"task={task.task} device={device} reason=an outcome without a right")
+            return
+        items = items_of(outcomes)
+        if items is None:
+            if not archived:
+                # The archive's copy decides; the controller offers it when nobody collects.
+                self._drop(out, f"task={task.task} device={device} reason=unreadable outcomes")
+                return
+            items = [UNREADABLE] * ranges_count(ranges)
+        self._open_pages(task, ranges, now_ms)
+        retried = [
+            (index, reason)
+            for index, reason, final in outcomes.errors
+            if not final and index not in task.resolved
+        ]
+        if retried:
+            out.append(NoteAttempts(task=task.task, device=device, rows=tuple(retried)))
+        if retried or any(task.resolved.common(*each) for each in ranges):
+            ranges, items = only_fresh(task, ranges, items, {index for index, _ in retried})
+        self.repeated += ranges_count(outcomes.ranges) - len(items) - len(retried)
+        if items:
+            self._collecting.note_ended(task, ranges, now_ms)
+            out.append(ResolveCalls(task=task.task, device=device, ranges=ranges, items=items))
+
+    def _open_pages(self, task: TaskRecord, ranges: Ranges, now_ms: int) -> None:
+        for page in task.take_unopened(ranges[0][0], ranges[-1][1]):
+            self._sending.opened(page, now_ms)
+
+    def _on_settled(self, message: Settled, now_ms: int) -> None:
+        lacking: list[tuple[str, Ranges]] = []
+        for task, ranges in message.rows:
+            record = self.tasks.get(task)
+            if record is None:
+                # Released, or never known: whatever it is, nobody waits for it here.
+                self._sending.say_collected([(task, ranges)])
+                continue
+            missing: list[tuple[int, int]] = []
+            ended: list[tuple[int, int]] = []
+            for low, high in ranges:
+                missing += record.resolved.missing(low, min(high, record.submitted))
+                ended += record.resolved.common(low, high)
+            if missing:
+                lacking.append((task, tuple(missing)))
+            # What has ended and is offered all the same was said too early: it is said again.
+            self._collecting.note_ended(record, ended, now_ms)
+        if lacking:
+            self._sending.send(Fetch(rows=tuple(lacking)))
+
+    def _on_released(self, task: str, out: list[Command]) -> None:
+        record = self.tasks.get(task)
+        if record is not None and not record.is_complete:
+            self._on_refused(
+                task,
+                "data-lost",
+                f"The controller no longer keeps the outcomes of task {task}; submit it again.",
+                out,
+            )
+        self._forget(task)
+
+    def _on_refused(self, task: str, reason: str, text: str, out: list[Command]) -> None:
+        record = self.tasks.get(task)
+        if record is None:
+            return
+        ranges = record.open_ranges()
+        record.resolved.update(ranges)
+        self._forget(task)
+        out.append(RefuseTask(task=task, reason=reason, text=text, ranges=ranges))
+
+    def _forget(self, task: str) -> None:
+        record = self.tasks.pop(task, None)
+        self._collecting.forget(task)
+        if record is not None:
+            for first in list(record.pages):
+                self._sending.acknowledged(record, first)
+
+    # -- the end of a batch -----------------------------------------------------------------
+
+    def _on_batch_ended(self, now_ms: int, out: list[Command]) -> None:
+        if not self._sending.is_connected:
+            return
+        restart_due_ms = self._restart_due_ms()
+        if restart_due_ms is not None and now_ms >= restart_due_ms:
+            self._start_link(self._controllers.current, now_ms)
+        if self._missing_due_ms is not None and now_ms >= self._missing_due_ms:
+            self._missing_due_ms = None
+            text = self._controllers.missing_text(self.topics.root, self.welcome_ms)
+            out.append(ControllerMissing(text=text))
+        if self._collecting.is_due(now_ms):
+            self._sending.say_collected(self._collecting.take())
+        self._emit(now_ms, out)
+
+    def _emit(self, now_ms: int, out: list[Command]) -> None:
+        out += [
+            Publish(topic=outgoing.topic, payload=outgoing.payload, qos=outgoing.qos)
+            for outgoing in self._sending.poll(now_ms)
+        ]
+
+    def _drop(self, out: list[Command], why: str) -> None:
+        """Count a message that cannot be used; the first, second, fourth, ... make a line."""
+        self.dropped += 1
+        if self.dropped & (self.dropped - 1) == 0:
+            out.append(Note(level="warning", text=f"message dropped {why} dropped={self.dropped}"))

@@ -1,0 +1,324 @@
+"""What a client sends on its link, in which order, and what it keeps until it is acknowledged.
+
+Order on a link: hello, inventory, what was asked, then pages, each after its function's code.
+Pages go out while the link's window has room, as many to a message as fit one packet. The window
+opens by what the controller has seen; an outcome of a page's call says so too, and sooner.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+
+from forage.core.tasks import PageRecord, TaskRecord
+from forage_wire.limits import (
+    CLIENT_WINDOW,
+    ENVELOPE_BYTES,
+    PROTOCOL_MINOR,
+    RANGES_MAX,
+)
+from forage_wire.link import Link, Outgoing
+from forage_wire.messages import (
+    Attach,
+    Cancel,
+    ClientInventory,
+    Code,
+    Collected,
+    Hello,
+    Linked,
+    Page,
+    Seen,
+    Submit,
+)
+from forage_wire.ranges import Ranges
+
+__all__ = ["Sending", "chunked"]
+
+_PAGES_PER_SUBMIT_MAX = 1_024
+_UNITS_PER_MESSAGE = 3_000
+"""Rows and ranges of one message together: some 20 bytes each, so that they fit a packet."""
+_CODES_KNOWN_MAX = 16_384
+"""Hashes remembered as sent on this link; the oldest are sent again beyond."""
+
+
+class Sending:
+    """The client's end of its link with whoever is the controller."""
+
+    def __init__(self, *, topic: str, packet_bytes_max: int, python: str, software: str) -> None:
+        self._topic = topic
+        self._packet_bytes_limit = packet_bytes_max
+        self._python = python
+        self._software = software
+        self._link: Link | None = None
+        self.packet_bytes_max = packet_bytes_max
+        """The lower of our limit and the controller's, as far as we know it."""
+        self.is_welcome = False
+        self.controller_epoch = 0
+        self.unacknowledged_bytes = 0
+        self.unacknowledged_pages = 0
+        self._waiting: deque[PageRecord] = deque()
+        self._unopened_count = 0
+        self._codes_sent: dict[bytes, int] = {}
+        self._next_token = 1
+
+    # -- the link ---------------------------------------------------------------------------
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection, and so a link."""
+        return self._link is not None
+
+    @property
+    def controller(self) -> str:
+        """The session of the controller at the other end; empty while unknown."""
+        return "" if self._link is None else self._link.controller
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a page added now would go out now with nothing before it unanswered."""
+        return (
+            self._link is not None
+            and not self._waiting
+            and not self._unopened_count
+            and self._link.has_room
+        )
+
+    @property
+    def waiting_messages(self) -> int:
+        """Messages that wait for room in the window; a page counts as one."""
+        return 0 if self._link is None else self._link.waiting + len(self._waiting)
+
+    def disconnect(self) -> None:
+        """The connection is gone, and the link with it."""
+        self._link = None
+        self.is_welcome = False
+
+    def start_link(self, session: str, controller: str, tasks: dict[str, TaskRecord]) -> None:
+        """A new link: hello goes first, and every unacknowledged page waits to be sent again."""
+        self.packet_bytes_max = self._packet_bytes_limit
+        self.is_welcome = False
+        self.controller_epoch = 0
+        self._link = Link(
+            session=session,
+            controller=controller,
+            topic=self._topic,
+            window=CLIENT_WINDOW,
+            packet_bytes_max=self._packet_bytes_limit,
+        )
+        self._link.send(
+            Hello(
+                minor=PROTOCOL_MINOR,
+                python=self._python,
+                packet_bytes_max=self._packet_bytes_limit,
+                software=self._software,
+            )
+        )
+        self._codes_sent.clear()
+        self._waiting.clear()
+        self._unopened_count = 0
+        for task in tasks.values():
+            task.unopened.clear()
+            for page in task.pages.values():
+                page.is_sent = False
+                page.is_open = False
+                self._waiting.append(page)
+
+    def name_controller(self, controller: str, epoch: int) -> None:
+        """The first answer on a link to whoever it is: numbering goes on under its name."""
+        if self._link is not None:
+            self._link.controller = controller
+            self.controller_epoch = epoch
+
+    def welcome(self, packet_bytes_max: int) -> None:
+        """The controller knows us, and says how large its messages may be."""
+        self.is_welcome = True
+        self.packet_bytes_max = min(self._packet_bytes_limit, packet_bytes_max)
+        if self._link is not None:
+            self._link.packet_bytes_max = self.packet_bytes_max
+
+    def receive(self, message: Linked, now_ms: int) -> list[Linked]:
+        """What the link makes of a message of its controller (see `Link.receive`)."""
+        return [] if self._link is None else self._link.receive(message, now_ms)
+
+    def next_wakeup_ms(self) -> int | None:
+        """When `poll` has something to do without further events."""
+        return None if self._link is None else self._link.next_wakeup_ms()
+
+    # -- messages ---------------------------------------------------------------------------
+
+    def send(self, message: Linked) -> None:
+        """Queue a message; without a connection it is dropped, whoever needs it sends it again."""
+        if self._link is not None:
+            self._link.send(message)
+
+    def attach(self, task: str) -> None:
+        """Ask for another client's outcomes."""
+        self.send(Attach(task=task))
+
+    def send_inventory(self, tasks: dict[str, TaskRecord]) -> None:
+        """What a controller that may not know us needs to know: tasks, and what has ended."""
+        rows: list[tuple[str, int, Ranges]] = []
+        own = [task for task in tasks.values() if not task.attached and task.submitted]
+        # A task of which no page is acknowledged is not the controller's yet: its pages follow,
+        # with what has ended. Naming it here would only have it refused as unknown.
+        known = [task for task in own if task.is_known]
+        for name, ranges in chunked((task.task, task.resolved.freeze()) for task in known):
+            rows.append((name, tasks[name].submitted, ranges))
+        for part in _messages_of(rows):
+            self.send(ClientInventory(rows=part))
+        for task in own:
+            if task.forced:
+                self.cancel(task, task.forced.freeze(), True)
+
+    def say_collected(self, rows: Iterable[tuple[str, Ranges]]) -> None:
+        """These calls have ended."""
+        for part in _messages_of(list(chunked(rows))):
+            self.send(Collected(rows=part))
+
+    def cancel(self, task: TaskRecord, ranges: Ranges, force: bool) -> None:
+        """Nobody wants these calls: what is sent of them is taken back, the rest says so itself."""
+        sent: list[tuple[int, int]] = []
+        for low, high in ranges:
+            sent += _without_unsent(task, low, min(high, task.submitted))
+        for start in range(0, len(sent), RANGES_MAX):
+            part = tuple(sent[start : start + RANGES_MAX])
+            self.send(Cancel(task=task.task, ranges=part, force=force))
+
+    def send_code(self, hashes: tuple[bytes, ...], tasks: dict[str, TaskRecord]) -> None:
+        """The controller lacks functions: those of open tasks are sent again."""
+        wanted = dict.fromkeys(hashes)
+        for task in tasks.values():
+            if task.code and task.function in wanted:
+                del wanted[task.function]
+                self._send_code(task)
+                if not wanted:
+                    return
+
+    def _send_code(self, task: TaskRecord) -> None:
+        if self._link is None or type(task.function) is not bytes:
+            return
+        if len(self._codes_sent) >= _CODES_KNOWN_MAX:
+            del self._codes_sent[next(iter(self._codes_sent))]
+        token = self._draw_token()
+        self._codes_sent[task.function] = token
+        code = Code(hash=task.function, form=task.form, data=task.code)
+        self._link.send(code, tokens=(token,))
+
+    def _draw_token(self) -> int:
+        token = self._next_token
+        self._next_token += 1
+        return token
+
+    # -- pages ------------------------------------------------------------------------------
+
+    def add_pages(self, pages: list[PageRecord]) -> None:
+        """New pages, to be sent when there is room and kept until they are acknowledged."""
+        for page in pages:
+            self.unacknowledged_bytes += page.payload_bytes
+            self.unacknowledged_pages += 1
+        if self._link is not None:
+            self._waiting.extend(pages)
+
+    def acknowledged(self, task: TaskRecord | None, first: int) -> None:
+        """A page is committed (or of no use any more)."""
+        page = None if task is None else task.pages.pop(first, None)
+        if task is None or page is None:
+            return
+        self.unacknowledged_bytes -= page.payload_bytes
+        self.unacknowledged_pages -= 1
+        if page.is_sent:
+            if not page.is_open:
+                task.unopened.remove(page)
+                self._unopened_count -= 1
+            if self._link is not None:
+                self._link.numbers.pop(page.token, None)
+        elif page in self._waiting:
+            self._waiting.remove(page)
+
+    def opened(self, page: PageRecord, now_ms: int) -> None:
+        """A page's call has an outcome: whatever was sent up to it has been seen."""
+        page.is_open = True
+        self._unopened_count -= 1
+        number = None if self._link is None else self._link.numbers.get(page.token)
+        if self._link is not None and number is not None:
+            self._link.receive(Seen(seen=number), now_ms)
+
+    def poll(self, now_ms: int) -> list[Outgoing]:
+        """What is to be published now."""
+        link = self._link
+        if link is None:
+            return []
+        out = link.poll(now_ms)
+        while self._waiting and link.has_room:
+            if not self._send_pages(link):
+                break
+            out += link.poll(now_ms)
+        return out
+
+    def _send_pages(self, link: Link) -> bool:
+        """Queue one message: code, or pages whose code is on its way; False: neither can go."""
+        room = self.packet_bytes_max - ENVELOPE_BYTES
+        pages: list[Page] = []
+        tokens: list[int] = []
+        while self._waiting and len(pages) < _PAGES_PER_SUBMIT_MAX:
+            page = self._waiting[0]
+            task = page.task
+            if task.code and type(task.function) is bytes:
+                token = self._codes_sent.get(task.function)
+                if token is None:
+                    if pages:
+                        break
+                    self._send_code(task)
+                    return True
+                if token not in link.numbers:
+                    # Its last part waits for room; a page must not overtake it.
+                    break
+            message = page.message()
+            room -= page.payload_bytes + 16 * len(message.collected)
+            if pages and room < 0:
+                break
+            self._waiting.popleft()
+            page.token = self._draw_token()
+            page.is_sent = True
+            task.unopened.append(page)
+            self._unopened_count += 1
+            pages.append(message)
+            tokens.append(page.token)
+        if not pages:
+            return False
+        link.send(Submit(pages=tuple(pages)), tokens=tuple(tokens))
+        return True
+
+
+def _without_unsent(task: TaskRecord, low: int, high: int) -> list[tuple[int, int]]:
+    """[low, high) without what lies in pages that are not sent yet."""
+    kept: list[tuple[int, int]] = []
+    for page in task.pages.values():
+        if page.is_sent or page.first >= high or page.first + page.n <= low:
+            continue
+        if low < page.first:
+            kept.append((low, page.first))
+        low = page.first + page.n
+    if low < high:
+        kept.append((low, high))
+    return kept
+
+
+def chunked(rows: Iterable[tuple[str, Ranges]]) -> Iterable[tuple[str, Ranges]]:
+    """The rows, with long lists of ranges cut over several rows of the same task."""
+    for task, ranges in rows:
+        for start in range(0, max(1, len(ranges)), _UNITS_PER_MESSAGE):
+            yield task, ranges[start : start + _UNITS_PER_MESSAGE]
+
+
+def _messages_of(rows: list[tuple]) -> Iterable[tuple]:  # type: ignore[type-arg]
+    """The rows in portions that fit a message each; the last column holds ranges."""
+    portion: list[tuple] = []  # type: ignore[type-arg]
+    units = 0
+    for row in rows:
+        cost = 1 + len(row[-1])
+        if portion and units + cost > _UNITS_PER_MESSAGE:
+            yield tuple(portion)
+            portion, units = [], 0
+        portion.append(row)
+        units += cost
+    if portion:
+        yield tuple(portion)

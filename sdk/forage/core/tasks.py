@@ -1,0 +1,241 @@
+"""A client's tasks: pages kept until they are acknowledged, and what has an outcome.
+
+Pages are cut here: at 4,096 calls, and so that a page and its envelope fit one packet; a call
+that does not fit by itself has a page of its own, which its link sends in parts.
+"""
+
+from bisect import bisect_right
+
+from forage_wire.codec import encode_header, join_calls
+from forage_wire.limits import CALLS_PER_PAGE_MAX, ENVELOPE_BYTES, TASK_CALLS_MAX
+from forage_wire.messages import Header, Options, Page
+from forage_wire.ranges import Ranges, RangeSet
+
+__all__ = ["PageRecord", "TaskRecord"]
+
+_CALL_OVERHEAD_BYTES = 9
+"""At most this much stands before a byte string in a CBOR array."""
+_PAGE_OVERHEAD_BYTES = 128
+"""Keys, the task's key and lengths around header and calls."""
+
+
+class PageRecord:
+    """One page until its acknowledgement."""
+
+    __slots__ = ("calls", "first", "header", "is_open", "is_sent", "n", "task", "token")
+
+    def __init__(self, task: "TaskRecord", first: int, n: int, header: bytes, calls: bytes) -> None:
+        self.task = task
+        self.first = first
+        self.n = n
+        self.header = header
+        self.calls = calls
+        self.token = 0
+        """Under which the link tells the number of its message."""
+        self.is_sent = False
+        """Handed to the present link."""
+        self.is_open = False
+        """One of its calls has an outcome: the controller has the page, committed or not."""
+
+    @property
+    def payload_bytes(self) -> int:
+        """About what it takes in a message."""
+        return len(self.header) + len(self.calls) + _PAGE_OVERHEAD_BYTES
+
+    def message(self) -> Page:
+        """The page as it is sent now: with what has ended since."""
+        end = self.first + self.n
+        collected: Ranges = ()
+        if self.task.resolved:
+            collected = tuple(self.task.resolved.common(self.first, end))
+        return Page(header=self.header, calls=self.calls, key=self.task.key, collected=collected)
+
+
+class TaskRecord:
+    """One task until the controller has released it."""
+
+    __slots__ = (
+        "attached",
+        "code",
+        "forced",
+        "form",
+        "function",
+        "header_bytes",
+        "key",
+        "label",
+        "options",
+        "pages",
+        "python_min",
+        "resolved",
+        "sealed",
+        "submitted",
+        "task",
+        "uncollected",
+        "unopened",
+    )
+
+    def __init__(
+        self,
+        *,
+        task: str,
+        key: bytes = b"",
+        function: bytes | tuple[str, str] = b"",
+        form: str = "named",
+        label: str = "",
+        python_min: int = 11,
+        code: bytes = b"",
+        options: Options | None = None,
+    ) -> None:
+        self.task = task
+        self.key = key
+        self.function = function
+        self.form = form
+        self.label = label
+        self.python_min = python_min
+        self.code = code
+        self.options = Options() if options is None else options
+        self.attached = False
+        """Another client's: it has no pages here, and no key."""
+        self.header_bytes = 0
+        self.submitted = 0
+        self.sealed = False
+        self.resolved = RangeSet()
+        """Calls that have ended here: with an outcome, or cancelled."""
+        self.uncollected = RangeSet()
+        """Of those, what the controller has not been told."""
+        self.forced = RangeSet()
+        """Cancelled with force."""
+        self.pages: dict[int, PageRecord] = {}
+        """By first index: not acknowledged."""
+        self.unopened: list[PageRecord] = []
+        """Of those sent on the present link, in order of `first`: no outcome yet either."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every call of it has ended."""
+        return self.sealed and self.resolved.count >= self.submitted
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a controller has committed any page of it."""
+        return sum([page.n for page in self.pages.values()]) < self.submitted
+
+    def open_ranges(self) -> Ranges:
+        """The calls without an outcome."""
+        return tuple(self.resolved.missing(0, self.submitted))
+
+    def resolve(self, ranges: Ranges | list[tuple[int, int]]) -> None:
+        """Note that these calls have ended."""
+        self.resolved.update(ranges)
+        self.uncollected.update(ranges)
+
+    def take_unopened(self, low: int, high: int) -> list[PageRecord]:
+        """The pages that hold calls of [low, high) and were unopened until now."""
+        unopened = self.unopened
+        if not unopened:
+            return []
+        start = max(0, bisect_right(unopened, low, key=_first_of) - 1)
+        end = start
+        while end < len(unopened) and unopened[end].first < high:
+            end += 1
+        if start < end and unopened[start].first + unopened[start].n <= low:
+            start += 1
+        taken = unopened[start:end]
+        del unopened[start:end]
+        return taken
+
+    def cut_pages(
+        self,
+        calls: tuple[bytes, ...],
+        *,
+        last: bool,
+        user: str,
+        client: str,
+        python: str,
+        packet_bytes_max: int,
+    ) -> list[PageRecord]:
+        """Make pages of the task's next calls."""
+        room = (
+            packet_bytes_max
+            - ENVELOPE_BYTES
+            - _PAGE_OVERHEAD_BYTES
+            - self._header_bytes(user, client, python, packet_bytes_max)
+        )
+        cuts: list[tuple[int, int]] = []
+        start = size = 0
+        for position, call in enumerate(calls):
+            call_bytes = len(call) + _CALL_OVERHEAD_BYTES
+            if position > start and (
+                size + call_bytes > room or position - start >= CALLS_PER_PAGE_MAX
+            ):
+                cuts.append((start, position))
+                start, size = position, 0
+            size += call_bytes
+        if start < len(calls):
+            cuts.append((start, len(calls)))
+        pages = []
+        for start, end in cuts:
+            header = self._header(
+                user,
+                client,
+                python,
+                packet_bytes_max,
+                first=self.submitted,
+                n=end - start,
+                last=last and end == len(calls),
+            )
+            whole = calls if end - start == len(calls) else calls[start:end]
+            page = PageRecord(self, self.submitted, end - start, header, join_calls(list(whole)))
+            self.pages[page.first] = page
+            self.submitted += page.n
+            pages.append(page)
+        self.sealed = self.sealed or last
+        return pages
+
+    def _header_bytes(self, user: str, client: str, python: str, packet_bytes_max: int) -> int:
+        """The longest that a header of this task gets."""
+        if not self.header_bytes:
+            longest = self._header(
+                user,
+                client,
+                python,
+                packet_bytes_max,
+                first=TASK_CALLS_MAX,
+                n=CALLS_PER_PAGE_MAX,
+                last=False,
+            )
+            self.header_bytes = len(longest)
+        return self.header_bytes
+
+    def _header(
+        self,
+        user: str,
+        client: str,
+        python: str,
+        packet_bytes_max: int,
+        *,
+        first: int,
+        n: int,
+        last: bool,
+    ) -> bytes:
+        return encode_header(
+            Header(
+                user=user,
+                client=client,
+                task=self.task,
+                function=self.function,
+                form=self.form,
+                label=self.label,
+                python=python,
+                python_min=self.python_min,
+                packet_bytes_max=packet_bytes_max,
+                options=self.options,
+                first=first,
+                n=n,
+                last=last,
+            )
+        )
+
+
+def _first_of(page: PageRecord) -> int:
+    return page.first

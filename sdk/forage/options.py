@@ -1,0 +1,114 @@
+"""Options of submissions: from what users write to what goes into a task's header."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from forage_wire.messages import Options
+from forage_wire.topics import is_name
+
+__all__ = ["merge_options"]
+
+
+def merge_options(base: Options, given: Mapping[str, Any]) -> Options:
+    """`base` with what the user gave in its place.
+
+    Raises:
+        TypeError: There is no such option, or its value has the wrong type.
+        ValueError: A value is out of its range.
+    """
+    changes: dict[str, Any] = {}
+    for name, value in given.items():
+        parse = _PARSERS.get(name)
+        if parse is None:
+            raise TypeError(f"There is no option {name!r}; the options are {', '.join(_PARSERS)}.")
+        changes.update(parse(value))
+    return replace(base, **changes)
+
+
+def _requires(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {"requires": ()}
+    if isinstance(value, str):
+        items = [value]
+    elif isinstance(value, Mapping):
+        items = [key if wanted is True else f"{key}={wanted}" for key, wanted in value.items()]
+    else:
+        items = list(value)
+    if len(items) > 32 or not all(isinstance(item, str) and 0 < len(item) <= 128 for item in items):
+        raise ValueError(
+            "requires takes a text or at most 32 of them, such as 'camera', 'room=lab' or "
+            "'memory_mb>=512', of at most 128 characters each."
+        )
+    return {"requires": tuple(items)}
+
+
+def _device(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {"devices": ()}
+    each = [value] if isinstance(value, str) or hasattr(value, "name") else list(value)
+    names = [item if isinstance(item, str) else getattr(item, "name", None) for item in each]
+    for name in names:
+        if not isinstance(name, str) or not is_name(name):
+            raise ValueError(f"device takes a device's name or a list of names, not {name!r}.")
+    if len(names) > 256:
+        raise ValueError("device takes at most 256 names; use labels and requires for more.")
+    return {"devices": tuple(names)}
+
+
+def _retries(value: Any) -> dict[str, Any]:
+    return {"retries": _integer("retries", value, 0, 1_000)}
+
+
+def _priority(value: Any) -> dict[str, Any]:
+    return {"priority": _integer("priority", value, -100, 100)}
+
+
+def _timeout_s(value: Any) -> dict[str, Any]:
+    return {"timeout_ms": 0 if value is None else max(1, _milliseconds("timeout_s", value))}
+
+
+def _wait_s(value: Any) -> dict[str, Any]:
+    return {"wait_ms": _milliseconds("wait_s", value)}
+
+
+def _at_most_once(value: Any) -> dict[str, Any]:
+    return {"at_most_once": _boolean("at_most_once", value)}
+
+
+def _fresh(value: Any) -> dict[str, Any]:
+    return {"fresh": _boolean("fresh", value)}
+
+
+def _integer(name: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} takes an integer, not {value!r}.")
+    if not low <= value <= high:
+        raise ValueError(f"{name} takes an integer from {low} to {high}, not {value}.")
+    return value
+
+
+def _milliseconds(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} takes a number of seconds, not {value!r}.")
+    if not 0 <= value <= 10**9:
+        raise ValueError(f"{name} takes a number of seconds of 0 or more, not {value}.")
+    return round(value * 1000)
+
+
+def _boolean(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} takes True or False, not {value!r}.")
+    return value
+
+
+_PARSERS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "requires": _requires,
+    "device": _device,
+    "retries": _retries,
+    "timeout_s": _timeout_s,
+    "priority": _priority,
+    "at_most_once": _at_most_once,
+    "fresh": _fresh,
+    "wait_s": _wait_s,
+}

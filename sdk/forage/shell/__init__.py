@@ -1,0 +1,1 @@
+"""The client's shell: its network thread, its callback thread, and the end of its process."""

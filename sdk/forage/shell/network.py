@@ -1,0 +1,542 @@
+"""The client's network thread, and everything that it shares with the threads that submit.
+
+One lock guards the core, the connection and the open bursts. A caller's thread serialises its
+arguments without it, then appends under it; where nothing is under way it also sends, so that a
+single call pays for no thread switch. The network thread reads everything there is, hands it to
+the core, resolves futures, and only then lets acknowledgements leave. Values are decoded and
+futures resolved outside of the lock: users' classes run there.
+
+A task is in `_tasks` until its last call has ended. When there are none and nobody can submit any
+more (`close`, or the client was dropped), the thread says goodbye and ends.
+"""
+
+import logging
+import secrets
+import threading
+import time
+from collections import deque
+from typing import Any
+
+from forage.batch import BatchCalls
+from forage.calls import Burst, TaskCalls, refusal
+from forage.core.client import ClientCore
+from forage.core.commands import (
+    AnswerReceived,
+    Command,
+    ControllerMissing,
+    NoteAttempts,
+    NoteStarted,
+    ProtocolRefused,
+    RefuseTask,
+    ResolveCalls,
+    Welcomed,
+)
+from forage.core.events import (
+    AttachAsked,
+    CallsCancelled,
+    CallsSubmitted,
+    CloseAsked,
+    Event,
+    TaskOpened,
+)
+from forage.errors import ForageError, NotConnected, VersionMismatch
+from forage.functions import Target
+from forage.future import LOCK, Future, run_callbacks
+from forage.shell import callbacks
+from forage.shell.line import Line, base32, now_ms
+from forage.shell.queries import Queries
+from forage_wire.address import BrokerAddress
+from forage_wire.io import BatchEnded, Note
+from forage_wire.limits import CALLS_PER_SUBMIT_TASK_MAX, ENVELOPE_BYTES, PACKET_BYTES_MAX
+from forage_wire.messages import Options
+from forage_wire.ranges import Ranges
+
+__all__ = ["Network"]
+
+logger = logging.getLogger(__name__)
+
+BURST_MS = 2
+"""A burst that no incoming message flushes goes out after this."""
+BURST_BYTES_MAX = PACKET_BYTES_MAX - 4 * ENVELOPE_BYTES
+"""A burst with more arguments than this goes out at once: a packet is full."""
+CALL_OVERHEAD_BYTES = 9
+UNACKNOWLEDGED_BYTES_MAX = 64 * 1024 * 1024
+"""`submit` waits while more than this is not committed by the controller."""
+GOODBYE_S = 1.0
+"""How long the end of a connection waits for what is still to be seen."""
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+class Network:
+    """One client's connection: its thread, its tasks, its core.
+
+    Args:
+        address: The broker's.
+        core: A fresh core for this connection.
+        welcome_s: How long broker and controller may take, each, when it is started.
+        tls_ca_file: See `MqttConnection`.
+    """
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        core: ClientCore,
+        *,
+        welcome_s: float,
+        tls_ca_file: str | None = None,
+    ) -> None:
+        self.address = address
+        self.client = core.client
+        self.user = core.user
+        self.is_forked = False
+        """This is a child of the process that connected: nothing works here."""
+        self.queries = Queries(self)
+        self._core = core
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        """Notified when anything happened that somebody may wait for."""
+        self._line = Line(address, core, welcome_s=welcome_s, tls_ca_file=tls_ca_file)
+        self._tasks: dict[str, TaskCalls] = {}
+        self._task_count = 0
+        self._bursts: dict[tuple[bytes | tuple[str, str], Options], Burst] = {}
+        self._unwanted: deque[TaskCalls] = deque()
+        """Tasks that the garbage collector found; the network thread cancels them."""
+        self._is_closed = False
+        """No more submissions."""
+        self._is_leaving = False
+        """Do not wait for open calls."""
+        self._has_ended = False
+        self._thread = threading.Thread(target=self._run, name="forage-network", daemon=True)
+
+    # -- beginning and end --------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Connect, and wait until a controller has welcomed us.
+
+        Raises NotConnected, Refused or VersionMismatch, in words; nothing is left then.
+        """
+        with self._lock:
+            self._line.dial(now_ms())
+            self._thread.start()
+            while not self._line.was_welcomed and self._line.error is None:
+                self._changed.wait()
+            error = self._line.error
+        if error is not None:
+            self.close(wait=True)
+            raise error
+
+    def close(self, *, wait: bool) -> None:
+        """Take no more calls; the connection ends when the last one has. Idempotent."""
+        if self.is_forked:
+            return
+        with self._lock:
+            self._is_closed = True
+            if not self._has_ended:
+                self._send_bursts(now_ms())
+                self._line.finish_batch(now_ms())
+                self._line.wake()
+            self._changed.notify_all()
+        is_own = threading.current_thread() is self._thread
+        if wait and not is_own and self._thread.ident is not None:
+            self._thread.join()
+            callbacks.callback_thread.drain()
+
+    def abandon(self) -> None:
+        """Nobody can submit any more: the client was dropped. Takes no lock for long.
+
+        Called by the garbage collector at any moment, also in a thread that holds the lock.
+        """
+        if self.is_forked or self._has_ended:
+            return
+        self._is_closed = True
+        self._wake_unlocked()
+
+    def _wake_unlocked(self) -> None:
+        """Wake the network thread if that takes no waiting; else its keepalive does, in time."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if not self._has_ended:
+                    self._line.wake()
+            finally:
+                self._lock.release()
+
+    def leave(self, timeout_s: float) -> list[tuple[TaskCalls, bool]]:
+        """The interpreter ends: hand over what was submitted, then go.
+
+        Returns:
+            The tasks with open calls, and whether the controller has all of each.
+        """
+        if self.is_forked:
+            return []
+        deadline = time.monotonic() + timeout_s
+        with self._lock:
+            if self._has_ended:
+                return []
+            self._is_closed = True
+            self._send_bursts(now_ms())
+            self._line.finish_batch(now_ms())
+            while self._core.unacknowledged_pages and not self._has_ended:
+                left_s = deadline - time.monotonic()
+                if left_s <= 0 or not self._changed.wait(left_s):
+                    break
+            found = [
+                (calls, calls.is_sealed and self._core.is_handed_over(calls.id))
+                for calls in self._tasks.values()
+            ]
+            self._is_leaving = True
+            self._line.wake()
+        self._thread.join(2 * GOODBYE_S)
+        return found
+
+    def check_process(self) -> None:
+        """Raises RuntimeError in a child of the process that connected."""
+        if self.is_forked:
+            raise RuntimeError(
+                "This client belongs to the process that this one was forked from; call "
+                "forage.connect() in the child, or start it with the spawn method."
+            )
+
+    def check_open(self) -> None:
+        """Raises RuntimeError where nothing can be submitted any more."""
+        self.check_process()
+        if self._is_closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    # -- submitting ---------------------------------------------------------------------------
+
+    def submit(self, target: Target, options: Options, body: bytes) -> Future[Any]:
+        """One call, merged with others of equal function and options."""
+        self.check_open()
+        with self._lock:
+            self._wait_for_room()
+            if self._is_closed:
+                self.check_open()
+            key = (target.function, options)
+            burst = self._bursts.get(key)
+            is_first = burst is None
+            if burst is None:
+                burst = self._open_burst(target, options)
+                self._bursts[key] = burst
+            future = burst.add(body)
+            if (
+                burst.count >= CALLS_PER_SUBMIT_TASK_MAX
+                or burst.body_bytes + burst.count * CALL_OVERHEAD_BYTES > BURST_BYTES_MAX
+                or self._core.is_idle
+            ):
+                del self._bursts[key]
+                now = now_ms()
+                self._send_burst(burst, now)
+                self._line.finish_batch(now)
+            elif is_first:
+                self._line.wake_before(burst.due_ms)
+        return future
+
+    def open_batch(self, target: Target, options: Options) -> BatchCalls:
+        """A task of many calls; they follow with `extend_batch`."""
+        self.check_open()
+        with self._lock:
+            calls = BatchCalls(self, self._draw_task(), target.label)
+            self._open_task(calls, target, options)
+            return calls
+
+    def extend_batch(self, calls: BatchCalls, bodies: list[bytes], *, last: bool) -> None:
+        """The next calls of a batch: at least one, unless it has none at all."""
+        self.check_process()
+        with self._lock:
+            self._wait_for_room()
+            if self._has_ended:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            now = now_ms()
+            first = calls.count
+            calls.extend(len(bodies))
+            if bodies:
+                event = CallsSubmitted(task=calls.id, first=first, calls=tuple(bodies), last=last)
+                self._line.handle(event, now)
+            calls.is_sealed = last
+            self._line.finish_batch(now)
+            self._drop_complete(calls)
+
+    def cancel(self, calls: TaskCalls, ranges: Ranges, force: bool) -> None:
+        """Calls that were cancelled here: nobody is to run them."""
+        if not ranges:
+            return
+        self.check_process()
+        with self._lock:
+            if self._has_ended:
+                return
+            now = now_ms()
+            self._line.handle(CallsCancelled(task=calls.id, ranges=ranges, force=force), now)
+            self._line.finish_batch(now)
+            self._drop_complete(calls)
+
+    def cancel_within(self, calls: TaskCalls, low: int, high: int, force: bool) -> Ranges:
+        """Cancel what is pending of [low, high) of a task; with `force` also what runs."""
+        ranges, finished = calls.cancel_within(low, high, force)
+        for future in finished:
+            run_callbacks(future, future._extra)
+        self.cancel(calls, ranges, force)
+        return ranges
+
+    def cancel_all(self) -> None:
+        """Cancel what is pending of every task; another client's goes on without us."""
+        with self._lock:
+            tasks = list(self._tasks.values())
+        for calls in tasks:
+            if not calls.is_attached:
+                self.cancel_within(calls, 0, calls.count, False)
+                continue
+            _ranges, finished = calls.cancel_within(0, calls.count, True)
+            for future in finished:
+                run_callbacks(future, future._extra)
+            with self._lock:
+                self._drop_complete(calls)
+
+    def cancel_later(self, calls: TaskCalls) -> None:
+        """Cancel what is pending of a task that nobody looks at any more.
+
+        Called by the garbage collector at any moment, also in a thread that holds the lock.
+        """
+        self._unwanted.append(calls)
+        self._wake_unlocked()
+
+    def give_up_batch(self, calls: BatchCalls, bodies: list[bytes]) -> None:
+        """A batch whose arguments came to an early end by an error: nobody wants its calls."""
+        with self._lock:
+            first = calls.count
+            calls.extend(len(bodies))
+            calls.is_sealed = True
+        ranges, _finished = calls.cancel_within(0, calls.count, False)
+        with self._lock:
+            if self._has_ended:
+                return
+            now = now_ms()
+            if ranges:
+                # First this: what has not been sent goes out as ended.
+                self._line.handle(CallsCancelled(task=calls.id, ranges=ranges), now)
+            if bodies:
+                event = CallsSubmitted(task=calls.id, first=first, calls=tuple(bodies), last=True)
+                self._line.handle(event, now)
+            self._line.finish_batch(now)
+            self._drop_complete(calls)
+
+    def attach(self, task: str, label: str, count: int) -> BatchCalls:
+        """The outcomes of another client's task, or of one of ours that is open."""
+        self.check_open()
+        with self._lock:
+            known = self._tasks.get(task)
+            if isinstance(known, BatchCalls):
+                return known
+            if known is not None:
+                raise ValueError(
+                    f"The task {task} was submitted by this client and is open: use its futures."
+                )
+            calls = BatchCalls(self, task, label)
+            calls.is_attached = True
+            calls.extend(count)
+            calls.is_sealed = True
+            self._tasks[task] = calls
+            now = now_ms()
+            self._line.handle(AttachAsked(task=task, calls=count), now)
+            self._line.finish_batch(now)
+            self._drop_complete(calls)
+            return calls
+
+    def find(self, task: str) -> TaskCalls | None:
+        """A task of ours with open calls."""
+        with self._lock:
+            return self._tasks.get(task)
+
+    def tell(self, event: Event) -> None:
+        """Hand an event to the core, and send what comes of it."""
+        self.check_process()
+        with self._lock:
+            if self._has_ended:
+                raise NotConnected("This client is shut down; connect again.")
+            now = now_ms()
+            self._line.handle(event, now)
+            self._line.finish_batch(now)
+
+    def _open_burst(self, target: Target, options: Options) -> Burst:
+        burst = Burst(self, self._draw_task(), target.label, now_ms() + BURST_MS)
+        self._open_task(burst, target, options)
+        return burst
+
+    def _draw_task(self) -> str:
+        self._task_count += 1
+        return f"{self.client}-{base32(self._task_count)}"
+
+    def _open_task(self, calls: TaskCalls, target: Target, options: Options) -> None:
+        self._tasks[calls.id] = calls
+        event = TaskOpened(
+            task=calls.id,
+            key=secrets.token_bytes(16),
+            function=target.function,
+            form=target.form,
+            label=target.label,
+            python_min=target.python_min,
+            code=target.code,
+            options=options,
+        )
+        self._line.handle(event, 0)
+
+    def _send_burst(self, burst: Burst, now: int) -> None:
+        bodies, burst.bodies = burst.bodies, []
+        burst.is_sealed = True
+        self._line.handle(
+            CallsSubmitted(task=burst.id, first=0, calls=tuple(bodies), last=True), now
+        )
+        self._drop_complete(burst)
+
+    def _send_bursts(self, now: int, due_ms: int | None = None) -> None:
+        """Send all open bursts, or those due by `due_ms`."""
+        for key, burst in list(self._bursts.items()):
+            if due_ms is None or burst.due_ms <= due_ms:
+                del self._bursts[key]
+                self._send_burst(burst, now)
+
+    def _wait_for_room(self) -> None:
+        """Hold a caller back while too much is uncommitted; the network thread never waits."""
+        while (
+            self._core.unacknowledged_bytes > UNACKNOWLEDGED_BYTES_MAX
+            and not self._has_ended
+            and threading.current_thread() is not self._thread
+        ):
+            self._changed.wait()
+
+    def _drop_complete(self, calls: TaskCalls) -> None:
+        if calls.is_complete and self._tasks.pop(calls.id, None) is not None:
+            self._changed.notify_all()
+            if self._is_closed and not self._tasks:
+                self._line.wake()
+
+    # -- the network thread -----------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while self._turn():
+                pass
+            self._say_goodbye()
+        except BaseException as error:
+            logger.exception("the client's network thread fails")
+            self._crash(error)
+        finally:
+            with self._lock:
+                self._has_ended = True
+                self._line.close()
+                self._changed.notify_all()
+
+    def _turn(self) -> bool:
+        """Wait for something, and see to all of it; False when there is nothing left to do."""
+        line = self._line
+        with self._lock:
+            if self._is_closed and (not self._tasks or self._is_leaving):
+                return False
+            due = line.fall_asleep(self._next_due_ms())
+        line.sleep(due)
+        while self._unwanted:
+            calls = self._unwanted.popleft()
+            self.cancel_within(calls, 0, calls.count, False)
+        with self._lock:
+            now = now_ms()
+            has_news = line.read(now)
+            if self._bursts:
+                self._send_bursts(now, None if has_news else now)
+            line.handle(BatchEnded(), now)
+            deferred, line.deferred = line.deferred, []
+            if not deferred:
+                line.flush(now)
+                self._changed.notify_all()
+        if deferred:
+            complete = self._deliver(deferred)
+            with self._lock:
+                line.flush(now)
+                for calls in complete:
+                    self._drop_complete(calls)
+                self._changed.notify_all()
+        return True
+
+    def _next_due_ms(self) -> int | None:
+        if self._unwanted:
+            return 0
+        return min([burst.due_ms for burst in self._bursts.values()], default=None)
+
+    # -- what the core orders, outside of the lock ------------------------------------------------
+
+    def _deliver(self, commands: list[Command]) -> list[TaskCalls]:
+        """Carry out what is not for the broker; the tasks that are complete now."""
+        touched: dict[str, TaskCalls] = {}
+        for command in commands:
+            match command:
+                case ResolveCalls():
+                    calls = self._tasks.get(command.task)
+                    if calls is not None:
+                        touched[command.task] = calls
+                        finished = calls.resolve(command)
+                        if finished:
+                            callbacks.callback_thread.run(finished)
+                case NoteStarted():
+                    with LOCK:
+                        for task, index in command.rows:
+                            calls = self._tasks.get(task)
+                            if calls is not None:
+                                calls.note_started(index, command.device)
+                case NoteAttempts():
+                    calls = self._tasks.get(command.task)
+                    if calls is not None:
+                        calls.note_attempts(command)
+                case RefuseTask():
+                    calls = self._tasks.get(command.task)
+                    if calls is not None:
+                        touched[command.task] = calls
+                        callbacks.callback_thread.run(calls.fail(command.ranges, refusal(command)))
+                case AnswerReceived():
+                    self.queries.answered(command)
+                case Welcomed():
+                    self._line.was_welcomed = True
+                case ControllerMissing():
+                    with self._lock:
+                        text = f"{command.text} (The broker is {self.address}.)"
+                        self._line.fail(NotConnected(text))
+                    logger.warning("%s", command.text)
+                case ProtocolRefused():
+                    with self._lock:
+                        self._line.fail(VersionMismatch(command.text))
+                    logger.error("%s", command.text)
+                case Note():
+                    logger.log(_LEVELS.get(command.level, 20), "%s", command.text)
+                case _:
+                    pass
+        return [calls for calls in touched.values() if calls.is_complete]
+
+    def _say_goodbye(self) -> None:
+        """Let the controller know what is collected, and that we are gone."""
+        deadline = now_ms() + round(GOODBYE_S * 1000)
+        line = self._line
+        with self._lock:
+            line.handle(CloseAsked(), now_ms())
+            line.flush(now_ms())
+        while True:
+            with self._lock:
+                now = now_ms()
+                line.read(now)
+                line.handle(BatchEnded(), now)
+                line.flush(now)
+                # What waits for room in the window is lost if we go before it is sent.
+                if now >= deadline or not self._core.waiting_messages:
+                    line.say_goodbye(GOODBYE_S)
+                    return
+                due = line.fall_asleep(deadline)
+            line.sleep(due)
+
+    def _crash(self, error: BaseException) -> None:
+        """A fault of ours: nobody is left waiting for it."""
+        with self._lock:
+            self._is_closed = True
+            tasks = list(self._tasks.values())
+            self._tasks.clear()
+            self._line.fail(NotConnected(f"The client failed: {error!r}"))
+        failure = ForageError(f"The client's network thread failed: {error!r}")
+        failure.__cause__ = error
+        for calls in tasks:
+            callbacks.callback_thread.run(calls.fail(((0, calls.count),), failure))
