@@ -5,7 +5,7 @@ The core talks to workers by slot. A slot has one worker process at a time:
     StartWorker ──► WorkerReady ──► RunCalls* ──► WorkerOutcomes* ──► WorkerExited ──► StartWorker
 
 - A worker runs the chunks that it was given strictly in order, call by call, and reports outcomes
-  in that order; one report covers consecutive calls of one chunk. It may keep finished outcomes
+  in that order; one report covers consecutive calls of one assignment. It may keep finished outcomes
   for a millisecond to report them together, and never while a later call is slow.
 - `TakeBack` asks for everything that has not begun. The answer, `WorkerReturned`, comes after the
   reports of all that had ended, also while a call is running.

@@ -380,6 +380,8 @@ class Pool:
             return
         chunks: list[Chunk] = []
         code: list[FunctionCode] = []
+        # Few long calls are for all slots, not for the first that has room.
+        fair = -(-self._queue.calls // len(self._workers))
         while expected_us < WORKER_WORK_US:
             part = self._queue.pick(worker.given[-1].part if worker.given else None)
             if part is None:
@@ -390,11 +392,18 @@ class Pool:
             if part.header.options.fresh and worker.was_used:
                 commands.extend(self._kill(worker, "fresh"))
                 return
-            count = 1 if short_us is None else self._share(short_us, expected_us)
+            count = 1
+            if short_us is not None:
+                count = max(1, (WORKER_WORK_US - expected_us) // short_us)
+                if short_us >= SPREAD_MIN_US:
+                    count = max(0, min(count, fair))
+            if count == 0:
+                break
             chunk = self._take(worker, part, count)
             if chunk is None:
                 continue
             chunks.append(chunk)
+            fair -= chunk.high - chunk.low
             if part.function not in worker.known:
                 code.append(self._code_of(part))
             worker.known.pop(part.function, None)
@@ -434,13 +443,6 @@ class Pool:
             return None
         return mean_us
 
-    def _share(self, mean_us: int, expected_us: int) -> int:
-        """How many calls to give to a worker that has `expected_us` of work."""
-        count = max(1, (WORKER_WORK_US - expected_us) // mean_us)
-        if mean_us >= SPREAD_MIN_US:
-            count = min(count, -(-self._queue.calls // len(self._workers)))
-        return count
-
     def _take(self, worker: _Worker, part: Slice, count: int) -> Chunk | None:
         """Calls of a slice for a worker; None where the slice's calls cannot be told apart."""
         low, high = part.take(count)
@@ -456,8 +458,12 @@ class Pool:
                 self._report(part, start, end, item, "unreadable")
             return None
         self._queue.update(part)
-        worker.given.append(_Given(part=part, low=low, high=high))
-        part.workers += 1
+        last = worker.given[-1] if worker.given else None
+        if last is not None and last.part is part and last.high == low:
+            last.high = high
+        else:
+            worker.given.append(_Given(part=part, low=low, high=high))
+            part.workers += 1
         return Chunk(
             assignment=part.assignment,
             low=low,

@@ -32,9 +32,9 @@ ANNOUNCE_AGAIN_AFTER_MS = 1_000
 """An announcement that the broker does not confirm in this time is sent again."""
 OUTCOMES_AFTER_MS = 5
 """Outcomes wait at most so long for others while earlier ones are on their way to the broker."""
-WORKER_WORK_US = 2_000
+WORKER_WORK_US = 5_000
 """A worker is given calls up to this much expected work; the rest waits where it can be moved."""
-WORKER_REFILL_US = 1_000
+WORKER_REFILL_US = 2_500
 """A worker with less than this gets more, so that it need not wait for us."""
 SPREAD_MIN_US = 100
 """Calls longer than this are spread evenly over the slots when few are left."""
