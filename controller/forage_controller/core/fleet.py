@@ -207,7 +207,7 @@ class Fleet:
     def on_load(self, name: str, load: DeviceLoad, retain: bool, now_ms: int) -> None:
         """How busy a device is."""
         device = self.device(name)
-        if load.session != device.session:
+        if load.session != device.session or device.state in ("lost", "offline"):
             return
         if device.load is None or load.seq > device.load.seq or device.load.session != load.session:
             device.load = load
@@ -218,6 +218,10 @@ class Fleet:
         """A device sent a message from `session`; None where that is not its current one."""
         device = self.device(name)
         if not self._speaks(device, session, False, now_ms):
+            return None
+        if device.state in ("lost", "offline"):
+            # Sent before the will or the goodbye, and overtaken by it: no sign of life. Only a
+            # live `online` revives this session.
             return None
         self._heard(device, now_ms)
         return device
@@ -270,8 +274,6 @@ class Fleet:
         if device.verdict == "alive":
             return
         was_dead = device.verdict == "dead"
-        if was_dead and device.state in ("lost", "offline"):
-            device.state = "online"
         self._set_verdict(device, "alive", "heard", now_ms)
         if was_dead:
             self._held.pop(device.name, None)

@@ -160,7 +160,6 @@ class Ledger:
                 calls=message.calls,
             )
         )
-        task.collected.update(message.collected)
         task.done.update(message.collected)
         waits = header.options.at_most_once or header.settle == "controller"
         if not waits:
@@ -204,7 +203,9 @@ class Ledger:
         if task is None:
             if outcomes.task not in self.released:
                 return False
-            self._acknowledge(device, outcomes.assignment, outcomes.ranges)
+            # Only when that is saved: until then a crash would bring the task back.
+            assignment, ranges = outcomes.assignment, outcomes.ranges
+            self._effects.after_commit(lambda _at: self._acknowledge(device, assignment, ranges))
             return True
         for low, high in outcomes.ranges:
             if low < outcomes.low or high > outcomes.high:
@@ -376,9 +377,17 @@ class Ledger:
         self.news[client] = None
 
     def tell_released(self, client: Client, task: str) -> None:
-        """A task is released: a client is told with this batch."""
-        client.released.append(task)
-        self.news[client] = None
+        """A task is released: a client is told when that is saved.
+
+        It forgets the task then, and could not tell a controller that comes back with it that
+        everything is collected.
+        """
+
+        def tell(_at_ms: int) -> None:
+            client.released.append(task)
+            self.news[client] = None
+
+        self._effects.after_commit(tell)
 
     def _cancel_elsewhere(self, task: Task, assignment: int, ranges: Ranges) -> None:
         """Tell devices that hold calls settled by another attempt to skip them."""
@@ -588,6 +597,7 @@ class Ledger:
 
     def release(self, task: Task, now_ms: int) -> None:
         """Keep nothing of a task but its id."""
+        self._effects.save(SaveReleased(task=task.id))
         del self.tasks[task.id]
         task.client.tasks.pop(task.id, None)
         for client in task.attached.values():
@@ -601,7 +611,6 @@ class Ledger:
         self.archive_bytes -= task.archive_bytes
         self.tell_released(task.client, task.id)
         self.released[task.id] = now_ms + self._limits.keep_ms
-        self._effects.save(SaveReleased(task=task.id))
         while len(self.released) > self._limits.released_ids:
             self._forget(next(iter(self.released)))
         self.dirty[task.id] = task
