@@ -47,7 +47,7 @@ class GivenOut:
         return self.header.task
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Run:
     """One start of one call at a worker."""
 
@@ -58,6 +58,8 @@ class Run:
     task: str
     index: int
     at_ms: int
+    lost: bool = False
+    """Its worker died before the agent heard how it ended."""
 
 
 class Watch:

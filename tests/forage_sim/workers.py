@@ -29,6 +29,7 @@ from forage_wire.codec import cut_calls
 
 if TYPE_CHECKING:
     from forage_sim.nodes import DeviceProcess
+    from forage_sim.watch import Run
 
 __all__ = ["Workers"]
 
@@ -62,6 +63,7 @@ class Worker:
         self._waiting: deque[Waiting] = deque()
         self._running: Waiting | None = None
         self._ended: list[tuple[Waiting, bytes, str, int]] = []
+        self._unreported: dict[tuple[int, int], Run] = {}
         self._report_due = False
 
     def become_ready(self) -> None:
@@ -122,6 +124,8 @@ class Worker:
         self.alive = False
         if self._workers.random.random() < 0.5:
             self._report()
+        for run in self._unreported.values():
+            run.lost = True
         running = self._running
         if running is not None:
             task = self._workers.task_of(running.assignment)
@@ -162,6 +166,7 @@ class Worker:
         workers = self._workers
         watch = workers.process.world.watch
         run = watch.started(workers.process, call.assignment, call.index, call.body)
+        self._unreported[call.assignment, call.index] = run
         name = (run.task, call.index)
         # How often it went wrong before, anywhere: what a call does is in its bytes.
         end = worker_end(call.body, tries=watch.raised[name], deaths=watch.killed[name])
@@ -214,6 +219,8 @@ class Worker:
             ):
                 end += 1
             rows = ended[at:end]
+            for call, _item, _reason, _run_us in rows:
+                del self._unreported[call.assignment, call.index]
             self._workers.tell(
                 WorkerOutcomes(
                     slot=self.slot,

@@ -11,6 +11,7 @@ from forage_wire.messages import (
     Linked,
     Outcomes,
     OutcomeSet,
+    Released,
     Settled,
 )
 from forage_wire.ranges import RangeSet
@@ -27,7 +28,7 @@ class CommitFirst(Oracle):
     """Compares what the controller says with what its disk holds at that moment."""
 
     statement = (
-        "no acknowledgement, no outcome made or archived by the controller, no epoch and no "
+        "no acknowledgement, no release, no outcome made or archived by the controller, no epoch and no "
         "assignment of an at_most_once or settle=controller task leaves the controller before "
         "it is committed"
     )
@@ -51,6 +52,10 @@ class CommitFirst(Oracle):
                     stored = state.tasks.get(task)
                     if (stored is None or first not in stored.pages) and not self._over(task):
                         raise self.broken(f"page {first} of {task} is acknowledged")
+            case Released():
+                for task in message.tasks:
+                    if not self._over(task):
+                        raise self.broken(f"{task} is said to be released")
             case Acknowledge():
                 self._check_acknowledge(message)
             case Outcomes():
