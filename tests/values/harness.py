@@ -1,9 +1,13 @@
-"""Imported by the scripts that tests write: ships CALLS to a worker, prints what came back."""
+"""Imported by the scripts that tests write: ships CALLS to a worker, prints what came back.
+
+With FORAGE_TEST_FRAMES in the environment the calls go into that file instead.
+"""
 
 import json
 import os
 import subprocess
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import cbor2
@@ -30,6 +34,9 @@ def main(calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> None:
         body = encode_call(args, {}, function, shipped)
         frames.append([shipped.blob, shipped.form, shipped.python, body])
         reports[-1]["kind"] = body[1]
+    if "FORAGE_TEST_FRAMES" in os.environ:
+        Path(os.environ["FORAGE_TEST_FRAMES"]).write_bytes(cbor2.dumps(frames))
+        return
     answer = subprocess.run(
         [os.environ["FORAGE_TEST_WORKER"], os.environ["FORAGE_TEST_WORKER_SCRIPT"]],
         input=cbor2.dumps(frames),
@@ -50,7 +57,7 @@ def main(calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> None:
             same = bool(args) and type(value) is type(args[0])
             report.update(ok=True, value=repr(value), type_of_argument=same)
         else:
-            error = rebuild_error(outcome.value, "pi", 1)
-            report.update(ok=False, error=type(error).__name__, text=str(error))
-            report.update(traceback=str(error.__cause__))
+            failure = rebuild_error(outcome.value, "pi", 1)
+            report.update(ok=False, error=type(failure).__name__, text=str(failure))
+            report.update(traceback=str(failure.__cause__))
     print(json.dumps(reports))

@@ -8,9 +8,11 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import cbor2
+
 from values.interpreters import PROJECT
 
-__all__ = ["Project"]
+__all__ = ["Project", "run_worker"]
 
 _FOOTER = """
 
@@ -43,18 +45,44 @@ class Project:
         self, script: str, *, client: str = sys.executable, device: str = sys.executable
     ) -> list[dict[str, Any]]:
         """Run a script that defines CALLS, [(function, args), ...]; the harness's reports."""
+        output = self._client(script, client, {"FORAGE_TEST_WORKER": device})
+        reports: list[dict[str, Any]] = json.loads(output)
+        return reports
+
+    def frames(self, script: str) -> list[Any]:
+        """The script's CALLS as a worker's input."""
+        file = self.folder / "frames"
+        self._client(script, sys.executable, {"FORAGE_TEST_FRAMES": str(file)})
+        frames: list[Any] = cbor2.loads(file.read_bytes())
+        return frames
+
+    def _client(self, script: str, client: str, more: dict[str, str]) -> str:
         path = self.folder / "main.py"
         path.write_text(textwrap.dedent(script) + _FOOTER)
         here = PROJECT / "tests" / "values"
         environment = {
             **os.environ,
             "PYTHONPATH": f"{PROJECT / 'schemas'}{os.pathsep}{here}",
-            "FORAGE_TEST_WORKER": device,
             "FORAGE_TEST_WORKER_SCRIPT": str(here / "worker.py"),
+            **more,
         }
         done = subprocess.run(
             [client, str(path)], env=environment, capture_output=True, text=True, timeout=90
         )
         assert done.returncode == 0, done.stderr
-        reports: list[dict[str, Any]] = json.loads(done.stdout)
-        return reports
+        return done.stdout
+
+
+def run_worker(frames: list[Any]) -> list[Any]:
+    """Put frames through one warm worker; the outcome items that it answers."""
+    done = subprocess.run(
+        [sys.executable, str(PROJECT / "tests" / "values" / "worker.py")],
+        input=cbor2.dumps(frames),
+        stdout=subprocess.PIPE,
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": str(PROJECT / "schemas")},
+        timeout=60,
+        check=True,
+    )
+    items: list[Any] = cbor2.loads(done.stdout)
+    return items

@@ -81,7 +81,8 @@ def _short(value: Any) -> bytes | None:
     kind = type(value)
     if kind is int:
         if _SMALL_MIN <= value < _SMALL_END:
-            return _SMALL[value - _SMALL_MIN]
+            small: bytes = _SMALL[value - _SMALL_MIN]
+            return small
         if _INT_MIN <= value < _INT_END:
             long: bytes = _dumps(value)
             return long

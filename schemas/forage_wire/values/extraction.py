@@ -13,13 +13,13 @@ import ast
 import linecache
 import re
 import sys
-from collections.abc import Iterator
 from hashlib import sha256
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, Final, NamedTuple
 
 import cbor2
 
+from forage_wire.values.checking import assigned_globals, global_names, same_code
 from forage_wire.values.modules import FUTURE_ANNOTATIONS, ModuleText, attribute_of
 from forage_wire.values.user_modules import (
     absolute_name,
@@ -29,7 +29,7 @@ from forage_wire.values.user_modules import (
     user_file,
 )
 
-__all__ = ["NotSource", "extract", "is_constant", "names_used", "same_code", "unwrapped"]
+__all__ = ["NotSource", "extract", "is_constant", "unwrapped"]
 
 CONSTANT_CHARACTERS_MAX: Final = 16 * 1024
 """A longer constant makes a pickle of the function: text is no form for data."""
@@ -49,57 +49,6 @@ def is_constant(value: Any) -> bool:
     if type(value) in (tuple, frozenset):
         return all(is_constant(item) for item in value)
     return type(value) is re.Pattern
-
-
-def names_used(code: CodeType) -> list[str]:
-    """Every global name that a function's code reads, also in functions within it."""
-    import dis
-
-    found: dict[str, None] = {}
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in _GLOBAL_READS:
-            found[str(instruction.argval)] = None
-        elif instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
-            raise NotSource(f"it assigns the global {instruction.argval}")
-    for constant in code.co_consts:
-        if type(constant) is CodeType:
-            found.update(dict.fromkeys(names_used(constant)))
-    return list(found)
-
-
-_GLOBAL_READS: Final = frozenset(
-    {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "LOAD_CLASSDEREF"}
-)
-
-
-def same_code(one: CodeType, other: CodeType) -> bool:
-    """Whether two code objects of this Python do the same."""
-    if (
-        one.co_code != other.co_code
-        or one.co_names != other.co_names
-        or one.co_varnames != other.co_varnames
-        or one.co_freevars != other.co_freevars
-        or one.co_name != other.co_name
-        or len(one.co_consts) != len(other.co_consts)
-    ):
-        return False
-    for mine, theirs in zip(one.co_consts, other.co_consts, strict=True):
-        if type(mine) is not type(theirs):
-            return False
-        if type(mine) is CodeType:
-            if not same_code(mine, theirs):
-                return False
-        elif repr(mine) != repr(theirs):
-            return False
-    return True
-
-
-def codes_in(code: CodeType) -> Iterator[CodeType]:
-    """A code object and all within it."""
-    yield code
-    for constant in code.co_consts:
-        if type(constant) is CodeType:
-            yield from codes_in(constant)
 
 
 def extract(function: FunctionType) -> list[ModuleText]:
@@ -164,7 +113,9 @@ class _Cut:
         text = "".join(script.lines[first - 1 : node.end_lineno])
         self._segments.setdefault(code.co_filename, {})[first] = text
         _check_defaults(function, node, self._namespace)
-        for used in [*names_used(code), *self._names_in_head(node)]:
+        for assigned in assigned_globals(code):
+            raise NotSource(f"it assigns the global {assigned}")
+        for used in [*global_names(code), *self._names_in_head(node)]:
             self._add_name(used, name, node)
 
     def _names_in_head(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:

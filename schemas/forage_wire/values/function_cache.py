@@ -17,7 +17,8 @@ from types import BuiltinFunctionType, CellType, FunctionType, ModuleType
 from typing import Any, Final
 from weakref import ref
 
-from forage_wire.values.shipping import Plan, ShippedFunction, carry_out, global_names, plan
+from forage_wire.values.checking import global_names
+from forage_wire.values.shipping import Plan, ShippedFunction, carry_out, plan
 from forage_wire.values.user_modules import is_on_devices, user_file
 
 __all__ = ["FunctionCache"]
@@ -46,7 +47,6 @@ class _Watch:
 
     __slots__ = (
         "_absent",
-        "_cells",
         "_code",
         "_contents",
         "_defaults",
@@ -68,7 +68,6 @@ class _Watch:
         self._code = function.__code__
         self._defaults = function.__defaults__
         self._keywords = tuple((function.__kwdefaults__ or {}).items())
-        self._cells = (function.__closure__ or ()) if closure else ()
         namespace = function.__globals__
         present = [name for name in names if name in namespace]
         self._absent = tuple(name for name in names if name not in namespace)
@@ -76,7 +75,7 @@ class _Watch:
         pairs = present * 2 if len(present) == 1 else present
         self._get = itemgetter(*pairs) if pairs else None
         self._ids = tuple(id(namespace[name]) for name in pairs)
-        contents = [_content(cell) for cell in self._cells]
+        contents = [_content(cell) for cell in (function.__closure__ or ()) if closure]
         self._contents = tuple(map(id, contents))
         self._held = [_held(value, gone) for value in (*contents, *map(namespace.get, present))]
 
@@ -99,8 +98,11 @@ class _Watch:
         for name in self._absent:
             if name in namespace:
                 return False
-        if self._cells and tuple(map(id, map(_content, self._cells))) != self._contents:
-            return False
+        if self._contents:
+            # A cell is never held: it may hold the function itself.
+            cells = function.__closure__ or ()
+            if tuple([id(_content(cell)) for cell in cells]) != self._contents:
+                return False
         keywords = function.__kwdefaults__
         if self._keywords or keywords:
             return tuple((keywords or {}).items()) == self._keywords
@@ -260,12 +262,12 @@ class _Finder:
             function
         ):
             # It travels by its name; only its constants are compared with its module's text.
-            names = [
+            constants = [
                 name
                 for name in global_names(function.__code__)
                 if type(function.__globals__.get(name)) in _UNCHANGING
             ]
-            self.watches[id(function)] = _Watch(function, names, self._gone, closure=False)
+            self.watches[id(function)] = _Watch(function, constants, self._gone, closure=False)
             self._module(function.__module__, sys.modules.get(function.__module__))
             return
         names = global_names(function.__code__)

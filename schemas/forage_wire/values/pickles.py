@@ -11,6 +11,7 @@ import io
 import pickle
 import sys
 from collections.abc import Collection
+from threading import Lock
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final
 
@@ -110,6 +111,8 @@ def _full_name(value: Any) -> str:
 
 
 _found: list[Any] = []
+_registry_lock: Final = Lock()
+"""cloudpickle's registry belongs to the process; it is changed for a moment and changed back."""
 
 
 def _pickler_class() -> Any:
@@ -122,7 +125,13 @@ def _pickler_class() -> Any:
 def _make_pickler_class() -> Any:
     import cloudpickle
 
-    from forage_wire.values.user_modules import closure_of, imports_in_code, user_file
+    from forage_wire.values.checking import differs_from_text
+    from forage_wire.values.user_modules import (
+        closure_of,
+        imports_in_code,
+        is_on_devices,
+        user_file,
+    )
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined, unused-ignore]
         """cloudpickle's, with users' modules by name and text."""
@@ -139,7 +148,7 @@ def _make_pickler_class() -> Any:
                 module = self._home(value)
                 if module is not None:
                     return attribute_of, (module, value.__qualname__)
-                reduced = super().reducer_override(value)
+                reduced = self._by_own_name_or_value(value)
                 if (
                     reduced is not NotImplemented
                     and getattr(reduced[0], "__name__", "") in _BY_VALUE
@@ -163,9 +172,29 @@ def _make_pickler_class() -> Any:
             if module is None or user_file(name) is None:
                 return module_loaded_for(name, path, value)
             try:
-                return module if attribute_of(module, path) is value else None
+                is_there = attribute_of(module, path) is value
             except AttributeError:
                 return None
+            return module if is_there and not differs_from_text(value, module) else None
+
+        def _by_own_name_or_value(self, value: Any) -> Any:
+            """As cloudpickle does, but by value where no device can find a user's module."""
+            module = sys.modules.get(value.__module__)
+            file = getattr(module, "__file__", None) or ""
+            if (
+                module is None
+                or is_on_devices(module.__name__)
+                or not file.endswith((".py", ".pyc"))
+            ):
+                return super().reducer_override(value)
+            with _registry_lock:
+                if module.__name__ in cloudpickle.list_registry_pickle_by_value():
+                    return super().reducer_override(value)
+                cloudpickle.register_pickle_by_value(module)
+                try:
+                    return super().reducer_override(value)
+                finally:
+                    cloudpickle.unregister_pickle_by_value(module)
 
         def _module(self, module: ModuleType) -> Any:
             name = module.__name__

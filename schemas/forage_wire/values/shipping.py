@@ -17,20 +17,20 @@ that pickle holds no code (a bound method of an object of a user's module, a par
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from hashlib import sha256
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, Final, Literal, NamedTuple
 
 import cbor2
 
 from forage_wire.errors import NotSerializable
 from forage_wire.limits import CALL_BYTES_MAX
+from forage_wire.values.checking import differs_from_text, global_names
 from forage_wire.values.modules import ModuleText, attribute_of
 from forage_wire.values.pickles import PYTHON, describe, dump
 from forage_wire.values.user_modules import closure_of, is_on_devices, user_file
 
-__all__ = ["Plan", "ShippedFunction", "carry_out", "global_names", "plan", "ship"]
+__all__ = ["Plan", "ShippedFunction", "carry_out", "plan", "ship"]
 
 _MINOR_HERE: Final = sys.version_info[1]
 
@@ -94,13 +94,15 @@ def plan(function: Callable[..., Any]) -> Plan:
             if is_on_devices(module):
                 return Plan((module, path), [], "")
             modules = closure_of([module])
-            _check_text(function, module)
+            why = differs_from_text(function, sys.modules[module])
+            if why:
+                raise NotSource(why)
             return Plan((module, path), modules, "")
         if not isinstance(function, FunctionType):
             raise NotSource(f"it is {describe(function)} of __main__")
         return Plan((module, path), extract(function), "")
-    except NotSource as why:
-        return Plan(None, [], str(why))
+    except NotSource as error:
+        return Plan(None, [], str(error))
 
 
 def _place(function: Any, unwrapped: Callable[[Any], Any]) -> tuple[str, str]:
@@ -136,61 +138,6 @@ def _place(function: Any, unwrapped: Callable[[Any], Any]) -> tuple[str, str]:
             break
         found, path = found.__wrapped__, f"{path}.__wrapped__"
     raise NotSource(f"{module}.{path} is not (or no longer) what its name says")
-
-
-def _check_text(function: Any, module: str) -> None:
-    """A module's text on disk must be what runs here. Raises NotSource."""
-    from forage_wire.values.extraction import NotSource, codes_in, same_code
-
-    loader = getattr(getattr(sys.modules[module], "__spec__", None), "loader", None)
-    # pytest rewrites the assertions of test modules: their code is never their text's.
-    if not isinstance(function, FunctionType) or type(loader).__module__.startswith("_pytest."):
-        return
-    file = user_file(module)
-    if file is None or function.__module__ != module:
-        return
-    if function.__globals__ is not sys.modules[module].__dict__:
-        return
-    text = _compiled(file.text, file.path)
-    if text is None:
-        raise NotSource(f"{file.path} has changed since it was imported")
-    code = function.__code__
-    if not any(
-        made.co_qualname == code.co_qualname and same_code(made, code) for made in codes_in(text)
-    ):
-        raise NotSource(f"{file.path} has changed since it was imported")
-    literals = _literals(file.text)
-    for name in global_names(code):
-        if name in literals and repr(literals[name]) != repr(function.__globals__.get(name)):
-            raise NotSource(f"{module}.{name} has another value now than {file.path} gives it")
-
-
-@lru_cache(maxsize=64)
-def _compiled(text: str, path: str) -> CodeType | None:
-    try:
-        return compile(text, path, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError):
-        return None
-
-
-@lru_cache(maxsize=64)
-def _literals(text: str) -> dict[str, Any]:
-    """The names that a module gives a literal constant, once and at its top level."""
-    import ast
-
-    found: dict[str, Any] = {}
-    times: dict[str, int] = {}
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            times[node.id] = times.get(node.id, 0) + 1
-        elif isinstance(node, ast.Global):
-            times.update((name, 2) for name in node.names)
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.Assign) and len(node.targets) == 1:
-            target = node.targets[0]
-            if isinstance(target, ast.Name) and isinstance(node.value, ast.Constant):
-                found[target.id] = node.value.value
-    return {name: value for name, value in found.items() if times.get(name) == 1}
 
 
 def carry_out(function: Callable[..., Any], how: Plan) -> ShippedFunction:
@@ -273,24 +220,3 @@ def _parts(function: Any) -> list[tuple[str, Any]]:
         if name in function.__globals__
     ]
     return found
-
-
-@lru_cache(maxsize=512)
-def global_names(code: CodeType) -> tuple[str, ...]:
-    """The globals that a function's code names, also in functions within it."""
-    import dis
-
-    found: dict[str, None] = {}
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in _NAMING:
-            found[str(instruction.argval)] = None
-    for constant in code.co_consts:
-        if type(constant) is CodeType:
-            found.update(dict.fromkeys(global_names(constant)))
-    return tuple(found)
-
-
-_NAMING: Final = frozenset(
-    {"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_CLASSDEREF"}
-    | {"LOAD_FROM_DICT_OR_GLOBALS"}
-)
