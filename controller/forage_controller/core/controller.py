@@ -162,6 +162,11 @@ class ControllerCore:
 
     # -- the interface ----------------------------------------------------------------------
 
+    @property
+    def active(self) -> bool:
+        """Whether an epoch of this start is committed: it has ruled, or rules once connected."""
+        return self._active
+
     def will(self, session: str) -> Publish:
         """What the broker is to say of us when our connection breaks."""
         return self._presence("lost", session)
@@ -310,16 +315,24 @@ class ControllerCore:
         other = f"controller {name} (session {presence.session})"
         if presence.state == "active":
             if not self._active:
-                self._exit(
-                    2, f"{other} is active on this broker: stop it first, or use another --root"
+                self._give_way(
+                    name, f"{other} is active on this broker: stop it first, or use another --root"
                 )
             elif (presence.epoch, presence.session) > (self.epoch, self._session):
-                self._exit(2, f"{other} rules with epoch {presence.epoch} above {self.epoch}")
+                self._give_way(
+                    name, f"{other} rules with epoch {presence.epoch} above {self.epoch}"
+                )
             else:
                 self.effects.command(self._presence("active", self._session))
         elif self._active and (name == self._config.name or presence.state == "starting"):
             # Another start overwrote our word under our name, or asks whether anybody rules.
             self.effects.command(self._presence("active", self._session))
+
+    def _give_way(self, name: str, reason: str) -> None:
+        """Another controller rules: leave its word standing, and none of ours beside it."""
+        if not self._exiting and name != self._config.name:
+            self.effects.command(self._presence("offline", self._session))
+        self._exit(2, reason)
 
     def _exit(self, code: int, reason: str) -> None:
         if not self._exiting:

@@ -1,0 +1,305 @@
+"""The controller's loop: one thread between the broker, the store and the core.
+
+    wait → read everything → core → carry out its commands in order → one send
+
+It owns the only clock, the connection's life (when to connect, with which session, what to say of
+it) and the process's end. What anything means is the core's.
+"""
+
+import logging
+import os
+import select
+import sys
+import time
+from collections.abc import Iterable
+from queue import Empty, SimpleQueue
+from random import Random
+
+from forage_controller.config import PROGRAM, ControllerConfig
+from forage_controller.core.commands import Command, Event, Exit
+from forage_controller.core.controller import ControllerCore
+from forage_controller.shell.store import Store, StoreEvent
+from forage_wire import io
+from forage_wire.shell.loop import Loop
+from forage_wire.shell.mqtt import (
+    Connected,
+    Disconnected,
+    MessageReceived,
+    MessageTooLong,
+    MqttConnection,
+    PublishAcknowledged,
+    ReconnectDelay,
+    SubscribeDone,
+    TransportEvent,
+    Will,
+)
+from forage_wire.shell.notify import sd_notify
+
+__all__ = ["Controller"]
+
+logger = logging.getLogger(__name__)
+
+# The controller itself comes back soon: the fleet's first reconnects are spread over more.
+RECONNECT_SPREAD_S = 0.2
+# What is read before the core decides: enough that nothing readable stays behind a timer, an end
+# where a flood never ends.
+READS_MAX = 256
+DISCONNECT_TIMEOUT_S = 2.0
+# Another controller rules: the core has said, or left unsaid, what is right.
+EXIT_OTHER_RULES = 2
+
+LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+class Controller:
+    """`run` until `stop` (from a signal handler or another thread) or the core's own end."""
+
+    def __init__(self, config: ControllerConfig, *, start: str, client_id_part: str) -> None:
+        """Open the store; nothing is opened towards the broker yet.
+
+        Args:
+            config: Everything that can be set.
+            start: 16 hexadecimal digits, drawn for this process: the sessions' random part.
+            client_id_part: Another random text, for the MQTT client id, which nobody may guess.
+
+        Raises:
+            StoreError: The state directory cannot be used.
+        """
+        self._config = config
+        self._start = start
+        self._loop = Loop()
+        self._store_events: SimpleQueue[StoreEvent] = SimpleQueue()
+        try:
+            self._store = Store(config.state_dir, self._on_store_event)
+        except BaseException:
+            self._loop.close()
+            raise
+        random = Random(f"{start}-{client_id_part}")
+        self._core = ControllerCore(
+            config.core, self._store.recover(), start, seed=random.getrandbits(32)
+        )
+        self._connection = MqttConnection(
+            config.broker,
+            client_id=f"{config.core.name}-{client_id_part}",
+            subscriptions=self._core.topics.controller_subscriptions(),
+            tls_ca_file=str(config.tls_ca_file) if config.tls_ca_file is not None else None,
+        )
+        self._delay = ReconnectDelay(RECONNECT_SPREAD_S, random)
+        self._connects = 0
+        self._connect_at_ms: int | None = _now_ms()
+        self._session = ""
+        self._has_heard = False
+        """The core may have messages of this connection."""
+        self._last_complaint = ""
+        self._is_announced = False
+        self._commands: list[Command] = []
+        self._receipts: dict[int, int] = {}
+        """MQTT message id → the receipt that the core asked for."""
+        self._stop_code: int | None = None
+        self._exit_code: int | None = None
+
+    def stop(self, code: int) -> None:
+        """Say goodbye and end with this code; from a signal handler or any thread."""
+        self._stop_code = code
+        self._loop.wake()
+
+    def run(self) -> int:
+        """Serve until the end; the answer is the exit code."""
+        self._store.start()
+        self._loop.register(self._connection, lambda: None)
+        logger.info(
+            "controller=%s broker=%s state_dir=%s",
+            self._config.core.name,
+            self._config.broker,
+            self._config.state_dir,
+        )
+        while self._exit_code is None:
+            self._loop.poll(self._timeout_s())
+            self._turn()
+        return self._exit_code
+
+    def close(self) -> None:
+        """Commit what is left and give everything back; after `run`."""
+        self._connection.close()
+        self._store.close()
+        self._loop.close()
+
+    # ------------------------------------------------------------------ one turn
+
+    def _timeout_s(self) -> float | None:
+        dues = (
+            self._core.next_wakeup_ms(),
+            self._connection.next_deadline_ms(),
+            self._connect_at_ms,
+        )
+        known = [due for due in dues if due is not None]
+        # One millisecond of rounding, lest we come just before the time and turn in vain.
+        return max(0, min(known) - _now_ms() + 1) / 1000 if known else None
+
+    def _turn(self) -> None:
+        if self._stop_code is not None:
+            self._end(self._stop_code)
+            return
+        # Everything readable comes before any timer: after a pause of ours (a frozen process, a
+        # suspended machine) the answers of those whose time is up may lie in the socket.
+        for _ in range(READS_MAX):
+            for event in self._connection.read(_now_ms()):
+                self._on_transport(event)
+            if not select.select([self._connection], [], [], 0)[0]:
+                break
+        self._take_store_events()
+        self._handle(io.BatchEnded())
+        self._carry_out()
+        now_ms = _now_ms()
+        if self._connect_at_ms is not None and now_ms >= self._connect_at_ms:
+            self._connect(now_ms)
+
+    def _handle(self, event: Event) -> None:
+        self._commands += self._core.handle(event, _now_ms())
+
+    def _carry_out(self) -> None:
+        """The commands in order, then one handover to the store and one send."""
+        commands, self._commands = self._commands, []
+        self._execute(commands)
+        self._store.flush()
+        self._connection.flush(_now_ms())
+        if not self._is_announced and self._core.active:
+            self._announce()
+
+    def _execute(self, commands: Iterable[Command]) -> None:
+        publish = self._connection.publish
+        for command in commands:
+            match command:
+                case io.Publish():
+                    message_id = publish(
+                        command.topic,
+                        command.payload,
+                        qos=command.qos,
+                        retain=command.retain,
+                        confirm=command.receipt != 0,
+                    )
+                    if command.receipt and message_id is not None:
+                        self._receipts[message_id] = command.receipt
+                case io.Note():
+                    logger.log(LEVELS[command.level], "%s", command.text)
+                case Exit():
+                    self._on_exit(command)
+                case _:
+                    self._store.execute(command)
+
+    def _announce(self) -> None:
+        """Ready: to whoever started us, once."""
+        self._is_announced = True
+        sys.stdout.write(
+            f"ready controller={self._config.core.name} broker={self._config.broker} "
+            f"epoch={self._core.epoch} pid={os.getpid()}\n"
+        )
+        sys.stdout.flush()
+        sd_notify(f"READY=1\nSTATUS=active with epoch {self._core.epoch}")
+        logger.info("active epoch=%d", self._core.epoch)
+
+    # ------------------------------------------------------------------ the store
+
+    def _on_store_event(self, event: StoreEvent) -> None:
+        """In a thread of the store."""
+        self._store_events.put(event)
+        self._loop.wake()
+
+    def _take_store_events(self) -> None:
+        while True:
+            try:
+                event = self._store_events.get_nowait()
+            except Empty:
+                return
+            self._handle(event)
+
+    # ------------------------------------------------------------------ the connection
+
+    def _connect(self, now_ms: int) -> None:
+        self._connect_at_ms = None
+        self._connects += 1
+        self._session = f"{self._start}-{self._connects}"
+        will = self._core.will(self._session)
+        self._connection.connect(
+            now_ms,
+            will=Will(topic=will.topic, payload=will.payload, qos=will.qos, retain=will.retain),
+        )
+
+    def _on_transport(self, event: TransportEvent) -> None:
+        match event:
+            case MessageReceived():
+                self._handle(
+                    io.MessageReceived(
+                        topic=event.topic, payload=event.payload, retain=event.retain
+                    )
+                )
+            case PublishAcknowledged():
+                receipt = self._receipts.pop(event.message_id, None)
+                if receipt is not None:
+                    self._handle(io.PublishAcknowledged(receipt=receipt))
+            case Connected():
+                # Nothing is said before every subscription is answered, but messages may come.
+                self._has_heard = True
+            case SubscribeDone():
+                self._on_subscribed(event)
+            case Disconnected():
+                self._on_disconnected(event.reason)
+            case MessageTooLong():
+                logger.warning(
+                    "dropped a message of %d bytes topic=%s", event.packet_bytes, event.topic
+                )
+
+    def _on_subscribed(self, event: SubscribeDone) -> None:
+        if event.refused:
+            # A controller that cannot hear its fleet must not rule it.
+            self._connection.abort()
+            self._on_disconnected(f"it refuses the subscription to {event.refused[0]}")
+            return
+        self._delay.reset()
+        self._last_complaint = ""
+        logger.info("connected broker=%s session=%s", self._config.broker, self._session)
+        self._handle(io.Connected(session=self._session))
+
+    def _on_disconnected(self, reason: str) -> None:
+        self._receipts.clear()
+        if self._has_heard:
+            self._has_heard = False
+            self._handle(io.Disconnected())
+        if reason != self._last_complaint:
+            # Once for each reason: a broker that is away for a night is one line.
+            self._last_complaint = reason
+            logger.warning(
+                "broker %s: %s; trying again until it answers", self._config.broker, reason
+            )
+            sd_notify(f"STATUS=waiting for the broker {self._config.broker}: {reason}")
+        self._connect_at_ms = _now_ms() + round(self._delay.next_s() * 1000)
+
+    # ------------------------------------------------------------------ the end
+
+    def _on_exit(self, command: Exit) -> None:
+        if self._exit_code is None:
+            sys.stderr.write(f"{PROGRAM}: {command.reason}\n")
+            if command.code != EXIT_OTHER_RULES:
+                self._execute(self._core.goodbye())
+            self._leave(command.code)
+
+    def _end(self, code: int) -> None:
+        """Told to stop: our last word, after what is still to be said."""
+        logger.info("stopping")
+        self._execute(self._core.goodbye())
+        self._leave(code)
+
+    def _leave(self, code: int) -> None:
+        sd_notify("STOPPING=1")
+        # With a goodbye, so that the will does not overwrite whoever rules in our place.
+        self._connection.disconnect(timeout_s=DISCONNECT_TIMEOUT_S)
+        self._exit_code = code
