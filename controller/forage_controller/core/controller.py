@@ -21,6 +21,7 @@ from forage_controller.core.fleet import Fleet
 from forage_controller.core.intake import Intake
 from forage_controller.core.ledger import Ledger
 from forage_controller.core.links import Links
+from forage_controller.core.losses import Losses
 from forage_controller.core.monitor import Monitor
 from forage_controller.core.operations import (
     CodeLoaded,
@@ -106,12 +107,14 @@ class ControllerCore:
             self.backlog,
             self.assignments,
             self._pages,
-            lambda: self.fleet.alive,
         )
+        self.losses = Losses(self.backlog, self.assignments, self.ledger, lambda: self.fleet.alive)
         self.fleet = Fleet(
-            config, effects, self._links, self.topics, self._device_gone, self._device_changed
+            config, effects, self._links, self.topics, self.losses.lose_all, self._device_changed
         )
-        self.reconciler = Reconciler(config, effects, self.backlog, self.assignments, self.ledger)
+        self.reconciler = Reconciler(
+            config, effects, self.backlog, self.assignments, self.ledger, self.losses
+        )
         self._queries = Queries(self.fleet, self.ledger, self.backlog, self.assignments)
         self.clients = Clients(
             config,
@@ -407,13 +410,7 @@ class ControllerCore:
             device = self.fleet.devices[name]
             if device.verified:
                 continue
-            for opened in reversed(list(device.assignments.values())):
-                self.ledger.lose(opened, "not heard since the controller's restart", now_ms)
-
-    def _device_gone(self, device: Device, why: str, now_ms: int) -> None:
-        # The newest first, so that the oldest ends in front.
-        for opened in reversed(list(device.assignments.values())):
-            self.ledger.lose(opened, why, now_ms)
+            self.losses.lose_all(device, "not heard since the controller's restart", now_ms)
 
     def _device_changed(self, device: Device) -> None:
         self.dispatcher.fleet_changed(device)

@@ -5,7 +5,7 @@ its client says it has it; collected ends a call, whatever else is known of it.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import cbor2
 
@@ -24,11 +24,11 @@ from forage_controller.core.pages import PageCache
 from forage_controller.core.state import Client, Counters, Device, Open, Page, Task
 from forage_wire.codec import decode_header
 from forage_wire.errors import DecodeError
-from forage_wire.limits import DEATHS_MAX, LOSS_DEVICES_MIN, LOSSES_MAX, RANGES_MAX
+from forage_wire.limits import DEATHS_MAX, RANGES_MAX
 from forage_wire.messages import CancelAssigned, Header, Outcomes, OutcomeSet
 from forage_wire.messages import Page as PageMessage
 from forage_wire.ranges import Ranges, RangeSet
-from forage_wire.system_errors import CANCELLED, DEVICE_LOST, REFUSED, system_error
+from forage_wire.system_errors import CANCELLED, REFUSED, system_error
 from forage_wire.tags import slice_tag_valid
 
 __all__ = ["Ledger", "PageRefused"]
@@ -56,14 +56,12 @@ class Ledger:
         backlog: Backlog,
         assignments: Assignments,
         pages: PageCache,
-        fleet_size: Callable[[], int],
     ) -> None:
         self._limits = config.limits
         self._effects = effects
         self._backlog = backlog
         self._assignments = assignments
         self._pages = pages
-        self._fleet_size = fleet_size
         self.keep_ms = config.limits.keep_ms
         self.tasks: dict[str, Task] = {}
         self.released: dict[str, int] = {}
@@ -274,7 +272,7 @@ class Ledger:
             elif reason != "cancelled":
                 tries += 1
             counters = (tries, deaths, losses)
-            self._count(task, index, counters)
+            self.count(task, index, counters)
             if deaths >= DEATHS_MAX:
                 text = f"call {index} of {task.label or task.id} killed {deaths} workers"
                 self.make_outcomes(task, ((index, index + 1),), "died", REFUSED, text, now_ms)
@@ -284,7 +282,8 @@ class Ledger:
             )
         return again
 
-    def _count(self, task: Task, index: int, counters: Counters) -> None:
+    def count(self, task: Task, index: int, counters: Counters) -> None:
+        """Move a call's counters."""
         task.counters[index] = counters
         tries, deaths, losses = counters
         self._effects.save(
@@ -466,81 +465,6 @@ class Ledger:
             lambda at_ms: self._committed(task, made.ranges, made, made, at_ms)
         )
 
-    # -- losses -----------------------------------------------------------------------------
-
-    def lose(self, opened: Open, why: str, now_ms: int) -> None:
-        """An assignment's device is gone: what it may not have done goes to others, in front."""
-        task = opened.task
-        rest = self._assignments.unsettled(opened, opened.low, opened.end)
-        self._assignments.close(opened, why, now_ms)
-        if not rest:
-            self.release_if_over(task, now_ms)
-            return
-        if opened.page.header.options.at_most_once:
-            text = (
-                f"device {opened.device.name} was lost ({why}) and the call may have run there: "
-                "with at_most_once it is not run again"
-            )
-            ranges = [(pending.low, pending.high) for pending in rest]
-            self.make_outcomes(
-                task, ranges, "lost", DEVICE_LOST, text, now_ms, device=opened.device.name
-            )
-            return
-        waiting: list[Pending] = []
-        maybe = rest[0].low
-        for pending in rest:
-            waiting.extend(self._lost_pieces(opened, pending, maybe, why, now_ms))
-        for pending in reversed(waiting):
-            self._backlog.add(pending, front=True)
-        self.dirty[task.id] = task
-
-    def _lost_pieces(
-        self, opened: Open, pending: Pending, maybe: int, why: str, now_ms: int
-    ) -> list[Pending]:
-        """Split off calls that were running, or may have been: they go out one at a time."""
-        task = opened.task
-        singles = sorted(
-            index
-            for index, number in task.started.items()
-            if number == opened.number and pending.low <= index < pending.high
-        )
-        if pending.low <= maybe < pending.high and maybe not in singles:
-            singles = sorted([maybe, *singles])
-        pieces: list[Pending] = []
-        low = pending.low
-        for index in singles:
-            if low < index:
-                pieces.append(_piece(pending, low, index, pending.counters, announce=False))
-            low = index + 1
-            counters = pending.counters
-            if task.started.pop(index, None) is not None:
-                counters = (counters[0], counters[1], counters[2] + 1)
-                self._count(task, index, counters)
-                where = task.lost_on.setdefault(index, [])
-                where.append(opened.device.name)
-                distinct = len(dict.fromkeys(where))
-                if counters[2] >= LOSSES_MAX and distinct >= min(
-                    LOSS_DEVICES_MIN, max(1, self._fleet_size())
-                ):
-                    text = (
-                        f"the call was running on {', '.join(dict.fromkeys(where))} when they were "
-                        f"lost, {counters[2]} times in all (last: {why}): it is not run again"
-                    )
-                    self.make_outcomes(
-                        task,
-                        ((index, index + 1),),
-                        "lost",
-                        DEVICE_LOST,
-                        text,
-                        now_ms,
-                        device=opened.device.name,
-                    )
-                    continue
-            pieces.append(_piece(pending, index, index + 1, counters, announce=True))
-        if low < pending.high:
-            pieces.append(_piece(pending, low, pending.high, pending.counters, announce=False))
-        return pieces
-
     # -- ends -------------------------------------------------------------------------------
 
     def cancel(self, task: Task, ranges: Ranges, *, force: bool, owner: bool, now_ms: int) -> None:
@@ -654,17 +578,6 @@ class Ledger:
             merged.setdefault(client, []).append(outcomes)
         self.to_clients = []
         return {client: Outcomes(sets=tuple(sets)) for client, sets in merged.items()}
-
-
-def _piece(pending: Pending, low: int, high: int, counters: Counters, *, announce: bool) -> Pending:
-    return Pending(
-        task=pending.task,
-        page=pending.page,
-        low=low,
-        high=high,
-        counters=counters,
-        announce=announce,
-    )
 
 
 def _by_counters(task: Task, page: Page, low: int, high: int) -> list[Pending]:

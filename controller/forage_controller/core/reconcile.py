@@ -7,6 +7,7 @@ from forage_controller.core.backlog import Backlog
 from forage_controller.core.config import CoreConfig
 from forage_controller.core.effects import Effects
 from forage_controller.core.ledger import Ledger
+from forage_controller.core.losses import Losses
 from forage_controller.core.sessions import start_of
 from forage_controller.core.state import Device, Open, Page, Task
 from forage_wire.errors import DecodeError
@@ -42,12 +43,14 @@ class Reconciler:
         backlog: Backlog,
         assignments: Assignments,
         ledger: Ledger,
+        losses: Losses,
     ) -> None:
         self._limits = config.limits
         self._effects = effects
         self._backlog = backlog
         self._assignments = assignments
         self._ledger = ledger
+        self._losses = losses
         self._orphans: dict[str, list[_Orphan]] = {}
         self._orphan_count = 0
         self._orphan_bytes = 0
@@ -67,7 +70,7 @@ class Reconciler:
             if opened.number in held:
                 continue
             if start_of(opened.session) != start_of(device.session):
-                self._ledger.lose(opened, "it was started anew", now_ms)
+                self._losses.lose(opened, "it was started anew", now_ms)
             elif self._never_started(device, opened, inventory.received):
                 self._take_back(opened, now_ms)
 

@@ -1,0 +1,122 @@
+"""Work of devices that are gone: what may run again goes to others, in front, and what may not ends.
+
+A call that was reported started when its device was lost may be what killed it, so it goes
+out again alone and announced, and is given up after a number of losses on several devices.
+"""
+
+from collections.abc import Callable
+
+from forage_controller.core.assignments import Assignments
+from forage_controller.core.backlog import Backlog, Pending
+from forage_controller.core.ledger import Ledger
+from forage_controller.core.state import Counters, Device, Open
+from forage_wire.limits import LOSS_DEVICES_MIN, LOSSES_MAX
+from forage_wire.system_errors import DEVICE_LOST
+
+__all__ = ["Losses"]
+
+
+class Losses:
+    """Decides what becomes of assignments whose device is gone."""
+
+    def __init__(
+        self,
+        backlog: Backlog,
+        assignments: Assignments,
+        ledger: Ledger,
+        fleet_size: Callable[[], int],
+    ) -> None:
+        self._backlog = backlog
+        self._assignments = assignments
+        self._ledger = ledger
+        self._fleet_size = fleet_size
+
+    def lose_all(self, device: Device, why: str, now_ms: int) -> None:
+        """A device is gone with all that it held."""
+        # The newest first, so that the oldest ends in front of the queue.
+        for opened in reversed(list(device.assignments.values())):
+            self.lose(opened, why, now_ms)
+
+    def lose(self, opened: Open, why: str, now_ms: int) -> None:
+        """An assignment's device is gone: what it may not have done goes to others, in front."""
+        task = opened.task
+        rest = self._assignments.unsettled(opened, opened.low, opened.end)
+        self._assignments.close(opened, why, now_ms)
+        if not rest:
+            self._ledger.release_if_over(task, now_ms)
+            return
+        if opened.page.header.options.at_most_once:
+            text = (
+                f"device {opened.device.name} was lost ({why}) and the call may have run there: "
+                "with at_most_once it is not run again"
+            )
+            ranges = [(pending.low, pending.high) for pending in rest]
+            self._ledger.make_outcomes(
+                task, ranges, "lost", DEVICE_LOST, text, now_ms, device=opened.device.name
+            )
+            return
+        waiting: list[Pending] = []
+        maybe = rest[0].low
+        for pending in rest:
+            waiting.extend(self._lost_pieces(opened, pending, maybe, why, now_ms))
+        for pending in reversed(waiting):
+            self._backlog.add(pending, front=True)
+        self._ledger.dirty[task.id] = task
+
+    def _lost_pieces(
+        self, opened: Open, pending: Pending, maybe: int, why: str, now_ms: int
+    ) -> list[Pending]:
+        """Split off calls that were running, or may have been: they go out one at a time."""
+        task = opened.task
+        singles = sorted(
+            index
+            for index, number in task.started.items()
+            if number == opened.number and pending.low <= index < pending.high
+        )
+        if pending.low <= maybe < pending.high and maybe not in singles:
+            singles = sorted([maybe, *singles])
+        pieces: list[Pending] = []
+        low = pending.low
+        for index in singles:
+            if low < index:
+                pieces.append(_piece(pending, low, index, pending.counters, announce=False))
+            low = index + 1
+            counters = pending.counters
+            if task.started.pop(index, None) is not None:
+                counters = (counters[0], counters[1], counters[2] + 1)
+                self._ledger.count(task, index, counters)
+                where = task.lost_on.setdefault(index, [])
+                where.append(opened.device.name)
+                distinct = len(dict.fromkeys(where))
+                if counters[2] >= LOSSES_MAX and distinct >= min(
+                    LOSS_DEVICES_MIN, max(1, self._fleet_size())
+                ):
+                    text = (
+                        f"the call was running on {', '.join(dict.fromkeys(where))} when they were "
+                        f"lost, {counters[2]} times in all (last: {why}): it is not run again"
+                    )
+                    self._ledger.make_outcomes(
+                        task,
+                        ((index, index + 1),),
+                        "lost",
+                        DEVICE_LOST,
+                        text,
+                        now_ms,
+                        device=opened.device.name,
+                    )
+                    continue
+            pieces.append(_piece(pending, index, index + 1, counters, announce=True))
+        if low < pending.high:
+            pieces.append(_piece(pending, low, pending.high, pending.counters, announce=False))
+        return pieces
+
+
+def _piece(pending: Pending, low: int, high: int, counters: Counters, *, announce: bool) -> Pending:
+    return Pending(
+        task=pending.task,
+        page=pending.page,
+        low=low,
+        high=high,
+        counters=counters,
+        announce=announce,
+    )
