@@ -143,6 +143,8 @@ def raw_maps(record: type) -> st.SearchStrategy[dict[str, Any]]:
 
 # -- what must be refused -------------------------------------------------------------------------
 
+Mistakes = list[st.SearchStrategy[Any]]
+
 _INTEGERS = st.integers(-(2**63), 2**64 - 1)
 _OF_TYPE: dict[type, st.SearchStrategy[Any]] = {
     int: _INTEGERS,
@@ -170,69 +172,86 @@ _TYPES_TAKEN: dict[str, tuple[type, ...]] = {
 }
 
 
-def _other_types(*taken: type) -> st.SearchStrategy[Any]:
-    return st.one_of([values for kind, values in _OF_TYPE.items() if kind not in taken])
-
-
-def _wrong_data(maximum: int, sizes: tuple[int, ...]) -> st.SearchStrategy[bytes]:
+def _wrong_data(maximum: int, sizes: tuple[int, ...]) -> Mistakes:
     if sizes:
-        return st.binary(max_size=40).filter(lambda data: len(data) not in sizes)
+        lengths = [length for size in sizes for length in (size - 1, size + 1) if length >= 0]
+        return [st.just(b"x" * length) for length in lengths]
     # A string above the limit is large: only where the limit is small is it worth making.
-    return st.just(b"x" * (maximum + 1)) if maximum <= 65_536 else st.nothing()
+    return [st.just(b"x" * (maximum + 1))] if maximum <= 65_536 else []
 
 
-def _wrong_row(*kinds: Kind) -> st.SearchStrategy[list[Any]]:
+def _wrong_row(*kinds: Kind) -> Mistakes:
     right = _RAW["row"](*kinds)
-    shorter = right.map(lambda row: row[:-1])
-    longer = right.map(lambda row: [*row, 0])
-    in_place = [
-        st.tuples(*[wrong_for(k) if at == place else raw_of(k) for at, k in enumerate(kinds)])
-        for place in range(len(kinds))
-    ]
-    return st.one_of(shorter, longer, *[rows.map(list) for rows in in_place])
-
-
-def _wrong_record(record: type) -> st.SearchStrategy[dict[str, Any]]:
-    columns = columns_of(record)
-    mistakes: list[st.SearchStrategy[dict[str, Any]]] = []
-    for column in columns:
-        if column.required:
-            mistakes.append(
-                raw_maps(record).map(
-                    lambda raw, gone=column.key: {k: v for k, v in raw.items() if k != gone}
+    found: Mistakes = [right.map(lambda row: row[:-1]), right.map(lambda row: [*row, 0])]
+    for place, kind in enumerate(kinds):
+        for mistake in wrong_for(kind):
+            found.append(
+                st.tuples(right, mistake).map(
+                    lambda pair, at=place: [*pair[0][:at], pair[1], *pair[0][at + 1 :]]
                 )
             )
-        mistakes.append(
-            st.tuples(raw_maps(record), wrong_for(column.kind)).map(
-                lambda pair, key=column.key: {**pair[0], key: pair[1]}
+    return found
+
+
+def _wrong_record(record: type) -> Mistakes:
+    found: Mistakes = []
+    right = raw_maps(record)
+    for column in columns_of(record):
+        if column.required:
+            found.append(
+                right.map(lambda raw, gone=column.key: {k: v for k, v in raw.items() if k != gone})
             )
-        )
-    return st.one_of(mistakes)
+        for mistake in wrong_for(column.kind):
+            found.append(
+                st.tuples(right, mistake).map(
+                    lambda pair, key=column.key: {**pair[0], key: pair[1]}
+                )
+            )
+    return found
 
 
-_WRONG: dict[str, Callable[..., st.SearchStrategy[Any]]] = {
-    "unsigned": lambda maximum, minimum: st.sampled_from([minimum - 1, maximum + 1]),
-    "text": lambda maximum: st.just("x" * (maximum + 1)),
-    "pattern": lambda expression, empty: st.sampled_from(["!", "A\n", "x" * 60]),
-    "one_of": lambda *choices: st.sampled_from(["", choices[0] + " ", "other"]),
+def _wrong_list(kind: Kind, maximum: int) -> Mistakes:
+    right = raw_of(kind)
+    return [st.tuples(right, mistake).map(list) for mistake in wrong_for(kind)]
+
+
+def _wrong_text_map(maximum: int, value: Kind) -> Mistakes:
+    keys = _texts(64)
+    long_key = st.dictionaries(st.just("x" * 65), raw_of(value), min_size=1)
+    return [
+        long_key,
+        *[st.dictionaries(keys, mistake, min_size=1, max_size=2) for mistake in wrong_for(value)],
+    ]
+
+
+_NOT_RANGES = [[[0]], [[0, 1, 2]], [[-1, 2]], [["a", 2]], [[0, 2**32 + 1]], [[0, 0]], [3]]
+_NOT_FUNCTIONS = [b"x" * 31, b"x" * 33, [], ["", "1"], ["a"], ["a", 1], ["a", "1", "2"]]
+
+_WRONG: dict[str, Callable[..., Mistakes]] = {
+    "unsigned": lambda maximum, minimum: [st.just(minimum - 1), st.just(maximum + 1)],
+    "text": lambda maximum: [st.just("x" * (maximum + 1)), st.just("é" * (maximum + 1))],
+    "pattern": lambda expression, empty: [st.sampled_from(["!", "A\n", "x" * 60])],
+    "one_of": lambda *choices: [st.sampled_from(["", choices[0] + " ", "other"])],
     "data": _wrong_data,
-    "list_of": lambda kind, maximum: st.tuples(raw_of(kind), wrong_for(kind)).map(list),
+    "list_of": _wrong_list,
     "row": _wrong_row,
-    "ranges": lambda maximum: st.sampled_from([[[0]], [[0, 1, 2]], [[-1, 2]], [["a", 2]], [3]]),
-    "text_map": lambda maximum, value: st.dictionaries(
-        _texts(64), wrong_for(value), min_size=1, max_size=2
-    ),
-    "name_or_version": lambda: st.sampled_from([b"", b"x" * 31, [], ["", "1"], ["a"], ["a", 1]]),
+    "ranges": lambda maximum: list(map(st.just, _NOT_RANGES)),
+    "text_map": _wrong_text_map,
+    "name_or_version": lambda: list(map(st.just, _NOT_FUNCTIONS)),
     "record": _wrong_record,
 }
 
 
-def wrong_for(kind: Kind) -> st.SearchStrategy[Any]:
-    """What a kind must refuse: another type, out of its bounds, or wrong inside.
+def wrong_for(kind: Kind) -> Mistakes:
+    """What a kind must refuse, one strategy for each way to be wrong.
 
-    Only mistakes that CDDL can name; that ranges are sorted and disjoint it cannot.
+    Another type, out of bounds on either side, or wrong in one place inside. Only mistakes that
+    CDDL can name: that ranges are sorted and disjoint it cannot.
     """
     if kind.name == "nullable":
-        return wrong_for(kind.bounds[0]).filter(lambda raw: raw is not None)
-    other = _other_types(*_TYPES_TAKEN[kind.name])
-    return other | _WRONG[kind.name](*kind.bounds) if kind.name in _WRONG else other
+        inner = wrong_for(kind.bounds[0])
+        return [mistake.filter(lambda raw: raw is not None) for mistake in inner]
+    taken = _TYPES_TAKEN[kind.name]
+    other = st.one_of([values for of_type, values in _OF_TYPE.items() if of_type not in taken])
+    specific = _WRONG[kind.name](*kind.bounds) if kind.name in _WRONG else []
+    return [other, *specific]
