@@ -298,17 +298,12 @@ def test_zones_are_the_same_objects() -> None:
 
 
 def test_arrays_are_rfc_8746_typed_arrays() -> None:
-    wire = cbor2.loads(encode_outcome_value(numpy.array([[1, 2], [3, 4]], dtype="<i2")))
+    rows = encode_outcome_value(numpy.array([[1, 2], [3, 4]], dtype="<i2"))
+    flat = encode_outcome_value(numpy.array([1.5], dtype=">f4"))
 
-    assert wire == [
-        1,
-        cbor2.CBORTag(40, ([2, 2], cbor2.CBORTag(77, b"\1\0\2\0\3\0\4\0"))),
-    ] or wire == [
-        1,
-        cbor2.CBORTag(40, ((2, 2), cbor2.CBORTag(77, b"\1\0\2\0\3\0\4\0"))),
-    ]
-    flat = cbor2.loads(encode_outcome_value(numpy.array([1.5], dtype=">f4")))
-    assert flat == [1, cbor2.CBORTag(81, b"\x3f\xc0\0\0")]
+    typed = cbor2.CBORTag(77, bytes([1, 0, 2, 0, 3, 0, 4, 0]))
+    assert rows == cbor2.dumps([1, cbor2.CBORTag(40, [[2, 2], typed])])
+    assert flat == cbor2.dumps([1, cbor2.CBORTag(81, b"\x3f\xc0\0\0")])
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -403,8 +398,13 @@ def refuse_or_answer(data: bytes) -> None:
     except DecodeError:
         pass
     try:
-        decode_outcome_item(cbor2.loads(data))
-    except (DecodeError, cbor2.CBORError):
+        item = cbor2.loads(data)
+    # What cbor2 itself raises is for those who load a message's items.
+    except Exception:
+        return
+    try:
+        decode_outcome_item(item)
+    except DecodeError:
         pass
 
 
