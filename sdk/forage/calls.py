@@ -14,6 +14,7 @@ from forage.future import CANCELLED, FINISHED, LOCK, PENDING, RUNNING, Future
 from forage_wire.limits import CALLS_PER_SUBMIT_TASK_MAX
 from forage_wire.ranges import Ranges
 from forage_wire.values import decode_outcome_item, rebuild_error
+from forage_wire.values.exact import SCALARS
 
 if TYPE_CHECKING:
     from forage.shell.network import Network
@@ -32,9 +33,6 @@ def outcome_of(item: Any, device: str, attempt: int) -> tuple[Any, BaseException
 
     Runs code of the result's classes where it is a pickle; hold no lock.
     """
-    # The commonest form, a plain value, needs no decoder.
-    if type(item) is list and len(item) == 1:
-        return item[0], None
     try:
         outcome = decode_outcome_item(item)
         if outcome.ok:
@@ -138,7 +136,8 @@ class TaskCalls:
             for index in range(low, high):
                 item = items[position]
                 position += 1
-                if type(item) is list and len(item) == 1:
+                # The commonest form, a plain scalar, needs no decoder.
+                if type(item) is list and len(item) == 1 and type(item[0]) in SCALARS:
                     rows.append((index, item[0], None))
                 else:
                     attempt = self.failed_attempts(index) + 1

@@ -73,7 +73,7 @@ class Client(Executor):
             RuntimeError: After `shutdown`, or in a forked child of the process that connected.
         """
         target = target_of(fn)
-        return self._network.submit(target, self._options, call_body(fn, args, kwargs))
+        return self._network.submit(target, self._options, call_body(fn, target, args, kwargs))
 
     def map(
         self,

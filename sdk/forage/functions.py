@@ -6,7 +6,7 @@ from typing import Any
 
 from forage.errors import NotSerializable
 from forage_wire.limits import CALL_BYTES_MAX
-from forage_wire.values import FunctionCache, encode_call
+from forage_wire.values import FunctionCache, ShippedFunction, encode_call
 
 __all__ = ["Target", "call_body", "target_of"]
 
@@ -25,6 +25,8 @@ class Target:
     label: str
     python_min: int = 11
     code: bytes = b""
+    shipped: ShippedFunction | None = None
+    """Where it was shipped: arguments need not bring what it brings."""
 
 
 _targets: dict[bytes, Target] = {}
@@ -65,6 +67,7 @@ def target_of(fn: Callable[..., Any] | str) -> Target:
             label=shipped.name[:_LABEL_MAX],
             python_min=shipped.python_min,
             code=shipped.blob,
+            shipped=shipped,
         )
         if len(_targets) >= _TARGETS_MAX:
             _targets.clear()
@@ -72,13 +75,15 @@ def target_of(fn: Callable[..., Any] | str) -> Target:
     return target
 
 
-def call_body(fn: Callable[..., Any] | str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """The serialised arguments of one call.
+def call_body(
+    fn: Callable[..., Any] | str, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> bytes:
+    """The serialised arguments of one call of `target`, which `fn` was made into.
 
     Raises:
         NotSerializable: An argument cannot travel, or they are above the limit together.
     """
-    body = encode_call(args, kwargs, None if isinstance(fn, str) else fn)
+    body = encode_call(args, kwargs, None if isinstance(fn, str) else fn, target.shipped)
     if len(body) > CALL_BYTES_MAX:
         raise NotSerializable(
             f"The arguments take {len(body)} bytes, above the limit of {CALL_BYTES_MAX} (16 MiB) "

@@ -44,7 +44,7 @@ def submit_batch(
     limit = _FIRST_PORTION
     try:
         for row in rows:
-            body = call_body(fn, row, {})
+            body = call_body(fn, target, row, {})
             # One portion is always kept back: only one that holds calls can be the last.
             if len(portion) >= limit or portion_bytes >= _PORTION_BYTES:
                 network.extend_batch(calls, portion, last=False)
