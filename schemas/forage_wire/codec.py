@@ -150,7 +150,7 @@ def decode_json(payload: bytes, document_class: type[_Message]) -> _Message:
     if len(payload) > PACKET_BYTES_MAX:
         raise DecodeError(f"{len(payload)} bytes are above the limit of {PACKET_BYTES_MAX}")
     try:
-        raw = json.loads(payload)
+        raw = json.loads(payload.decode())
     except (ValueError, RecursionError) as error:
         raise DecodeError(f"not JSON: {type(error).__name__}") from None
     try:
