@@ -2,17 +2,29 @@
 
 A field is `Annotated[type, key, kind]`: its name in Python, its key on the wire, what it
 accepts. A field with a default may be absent on the wire. The codec reads these tables;
-nothing else knows the keys.
+nothing else knows the keys. The text documents stand in `forage_wire.documents` and can be
+imported from here too.
 
 Messages between a controller and a device or client are `Linked`: they name both sessions
-and are numbered (see `forage_wire.link`). Text documents (presence and the like) are JSON
-and stand in the second half.
+and are numbered (see `forage_wire.link`).
 """
 
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from forage_wire import kinds
+from forage_wire.documents import (
+    JSON_DOCUMENTS,
+    SESSION_PATTERN,
+    ClientPresence,
+    ControllerPresence,
+    ControllerStats,
+    DeviceCapabilities,
+    DeviceLoad,
+    DevicePresence,
+    DeviceVerdict,
+    TaskStatus,
+)
 from forage_wire.limits import (
     CALL_BYTES_MAX,
     CALLS_PER_PAGE_MAX,
@@ -81,9 +93,6 @@ __all__ = [
     "Trimmed",
     "Welcome",
 ]
-
-SESSION_PATTERN = r"[0-9a-f]{16}-[0-9]{1,10}"
-"""A session: 64 random bits drawn at process start, and the connect counter."""
 
 _SESSION = kinds.pattern(SESSION_PATTERN, "a session")
 _SESSION_OR_EMPTY = kinds.pattern(SESSION_PATTERN, "a session", empty=True)
@@ -558,145 +567,6 @@ class Answer(Linked):
     body: Annotated[bytes, "d", kinds.data(CALL_BYTES_MAX)]
 
 
-# -- JSON documents: what people and monitors read ------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DevicePresence:
-    """A device's own word, retained; its will says `lost`."""
-
-    state: Annotated[
-        str, "state", kinds.one_of("online", "draining", "sleeping", "offline", "lost")
-    ]
-    session: Annotated[str, "session", _SESSION]
-    protocol: Annotated[str, "protocol", kinds.pattern(r"[0-9]{1,3}\.[0-9]{1,3}", "a version")] = (
-        "1.0"
-    )
-    software: Annotated[str, "software", kinds.text(64)] = ""
-    uptime_s: Annotated[int, "uptime_s", _UINT] = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceCapabilities:
-    """What a device is and has, retained."""
-
-    session: Annotated[str, "session", _SESSION]
-    slots: Annotated[int, "slots", kinds.unsigned(4_096)]
-    cores: Annotated[int, "cores", kinds.unsigned(65_536)] = 1
-    strength: Annotated[float, "strength", kinds.number()] = 1
-    """Speed of one core relative to a Raspberry Pi 4's."""
-    memory_bytes: Annotated[int, "memory_bytes", _UINT] = 0
-    queue_bytes_max: Annotated[int, "queue_bytes_max", _UINT] = 0
-    """Argument bytes it holds at a time."""
-    packet_bytes_max: Annotated[int, "packet_bytes_max", _PACKET] = PACKET_BYTES_MAX
-    profile: Annotated[str, "profile", kinds.one_of("python", "mcu")] = "python"
-    arch: Annotated[str, "arch", kinds.text(32)] = ""
-    os: Annotated[str, "os", kinds.text(64)] = ""
-    python: Annotated[str, "python", _PYTHON] = ""
-    network: Annotated[str, "network", kinds.text(32)] = ""
-    network_bytes_s: Annotated[int, "network_bytes_s", _UINT] = 0
-    address: Annotated[str, "address", kinds.text(256)] = ""
-    """Its own address towards the broker."""
-    broker: Annotated[str, "broker", kinds.text(256)] = ""
-    """The broker's address as it sees it (no credentials)."""
-    labels: Annotated[dict[str, str], "labels", kinds.text_map()] = field(default_factory=dict)
-    resources: Annotated[dict[str, int], "resources", kinds.text_map(value=_UINT)] = field(
-        default_factory=dict
-    )
-    functions: Annotated[dict[str, str], "functions", kinds.text_map()] = field(
-        default_factory=dict
-    )
-    """Named functions and their versions."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceLoad:
-    """How busy a device is, retained; every 30 s idle, on real change otherwise."""
-
-    session: Annotated[str, "session", _SESSION]
-    seq: Annotated[int, "seq", _UINT]
-    cpu_percent: Annotated[float, "cpu_percent", kinds.number()] = 0
-    memory_percent: Annotated[float, "memory_percent", kinds.number()] = 0
-    temperature_c: Annotated[float | None, "temperature_c", kinds.nullable(kinds.number())] = None
-    throttled: Annotated[bool | None, "throttled", kinds.nullable(kinds.boolean())] = None
-    battery_percent: Annotated[float | None, "battery_percent", kinds.nullable(kinds.number())] = (
-        None
-    )
-    running: Annotated[int, "running", _UINT] = 0
-    queued: Annotated[int, "queued", _UINT] = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ControllerPresence:
-    """A controller's word, retained; its will says `lost`."""
-
-    state: Annotated[str, "state", kinds.one_of("starting", "active", "standby", "offline", "lost")]
-    epoch: Annotated[int, "epoch", kinds.unsigned(2**23 - 1)]
-    session: Annotated[str, "session", _SESSION]
-    protocol: Annotated[str, "protocol", kinds.pattern(r"[0-9]{1,3}\.[0-9]{1,3}", "a version")] = (
-        "1.0"
-    )
-    reconnect_spread_ms: Annotated[int, "reconnect_spread_ms", kinds.unsigned(3_600_000)] = 500
-    software: Annotated[str, "software", kinds.text(64)] = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ControllerStats:
-    """The controller's figures, retained, at most one a second."""
-
-    session: Annotated[str, "session", _SESSION]
-    devices: Annotated[int, "devices", _UINT] = 0
-    """Alive now."""
-    slots: Annotated[int, "slots", _UINT] = 0
-    clients: Annotated[int, "clients", _UINT] = 0
-    tasks: Annotated[int, "tasks", _UINT] = 0
-    """Not released."""
-    queued: Annotated[int, "queued", _UINT] = 0
-    running: Annotated[int, "running", _UINT] = 0
-    """Calls assigned and not settled."""
-    settled: Annotated[int, "settled", _UINT] = 0
-    """Since start."""
-    settled_per_s: Annotated[float, "settled_per_s", kinds.number()] = 0
-    dropped: Annotated[int, "dropped", _UINT] = 0
-    """Messages that could not be read, since start."""
-    detect_ms: Annotated[int, "detect_ms", _UINT] = 0
-    """Longest effective detection time of any device."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceVerdict:
-    """What the controller makes of a device, retained."""
-
-    verdict: Annotated[str, "verdict", kinds.one_of("alive", "suspect", "dead")]
-    why: Annotated[str, "why", kinds.text(256)] = ""
-    since_s: Annotated[int, "since_s", _UINT] = 0
-    """Seconds since the device was last heard, when this was written."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientPresence:
-    """A client is here, retained; its will and its goodbye are empty messages."""
-
-    state: Annotated[str, "state", kinds.one_of("online")]
-    session: Annotated[str, "session", _SESSION]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskStatus:
-    """How far a task is, retained while it lives; at most one a second."""
-
-    label: Annotated[str, "label", kinds.text(64)] = ""
-    calls: Annotated[int, "calls", _UINT]
-    queued: Annotated[int, "queued", _UINT]
-    running: Annotated[int, "running", _UINT]
-    """Assigned and not settled."""
-    settled: Annotated[int, "settled", _UINT]
-    failed: Annotated[int, "failed", _UINT] = 0
-    attempts: Annotated[int, "attempts", _UINT] = 0
-    """Assignments made so far."""
-    devices: Annotated[tuple[str, ...], "devices", kinds.list_of(_NAME, 256)] = ()
-
-
 # -- tables -------------------------------------------------------------------------------------
 
 CBOR_MESSAGES: dict[str, type[Linked]] = {
@@ -741,15 +611,3 @@ CBOR_MESSAGES: dict[str, type[Linked]] = {
     "answer": Answer,
 }
 """The value of key `t` for each message."""
-
-JSON_DOCUMENTS: dict[str, type] = {
-    "device-presence": DevicePresence,
-    "device-capabilities": DeviceCapabilities,
-    "device-load": DeviceLoad,
-    "controller-presence": ControllerPresence,
-    "controller-stats": ControllerStats,
-    "verdict": DeviceVerdict,
-    "client-presence": ClientPresence,
-    "status": TaskStatus,
-}
-"""The document of each text branch of `forage_wire.topics`."""
