@@ -50,7 +50,7 @@ from forage_wire.values.calls import (
 )
 from forage_wire.values.failures import RemoteTraceback, encode_error, rebuild_error
 from forage_wire.values.function_cache import FunctionCache
-from forage_wire.values.loading import load
+from forage_wire.values.loading import enter, load
 from forage_wire.values.shipping import ShippedFunction, ship
 
 __all__ = [
@@ -67,6 +67,7 @@ __all__ = [
     "ShippedFunction",
     "FunctionCache",
     "ship",
+    "enter",
     "load",
     "RemoteTraceback",
     "encode_error",

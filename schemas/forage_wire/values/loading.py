@@ -17,7 +17,10 @@ from forage_wire.values.modules import (
 )
 from forage_wire.values.pickles import PYTHON, load_pickle
 
-__all__ = ["load"]
+__all__ = ["enter", "load"]
+
+
+_BUNDLE = "__forage_bundle__"
 
 
 def load(blob: bytes, form: str, python: str) -> Callable[..., Any]:
@@ -90,4 +93,16 @@ def _within(bundle: Bundle, function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **kwargs)
 
     call.__wrapped__ = function  # type: ignore[attr-defined]
+    setattr(call, _BUNDLE, bundle)
     return call
+
+
+def enter(function: Callable[..., Any]) -> None:
+    """Make a function's own modules the visible ones, before its arguments are decoded.
+
+    Args:
+        function: What `load` gave, or a function that was there already and brings no modules.
+    """
+    bundle = getattr(function, _BUNDLE, None)
+    if active_bundle() is not bundle:
+        activate(bundle)
