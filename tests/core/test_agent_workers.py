@@ -22,7 +22,7 @@ from forage_agent.core.settings import (
 )
 from forage_wire.io import Note
 from forage_wire.limits import CALL_BYTES_MAX, DEATHS_MAX
-from forage_wire.messages import Code, Options, Outcomes, Report, Started
+from forage_wire.messages import Code, Drain, Options, Outcomes, Report, Started
 
 
 @pytest.fixture
@@ -411,7 +411,7 @@ def test_large_outcome_arrives_in_parts_and_small_ones_overtake_it() -> None:
     assert [one.sets[0].assignment for one in bench.messages(Outcomes)] == [number(2)]
     while len(bench.messages(Outcomes)) < 2:
         bench.link.poll(bench.now_ms)
-        bench.send(Report())
+        bench.send(Drain(on=False))
     assert bench.messages(Outcomes)[-1].sets[0].assignment == number(1)
 
 
