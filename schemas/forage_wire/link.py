@@ -6,8 +6,11 @@ whatever it sends, or in a bare `Seen` 20 ms later. *Seen* frees the sender's wi
 repeats; it does not mean committed. What must be committed is kept by the cores until an
 acknowledgement of theirs, and sent again on a new link.
 
-A link lives as long as its pair of sessions. It speaks bytes: it stamps, encodes, cuts what
-is above the packet limit into parts, and hands in-order messages to its core.
+A link lives as long as its pair of sessions, or until one end has lost track of it: then the
+next one of the same pair begins. Whoever begins it (a controller with its devices, a client with
+its controller) counts it in the upper bits of every n, so that nothing of one link is ever taken
+for the other's: link k numbers from k * 2**32 + 1, both ways. It speaks bytes: it stamps, encodes,
+cuts what is above the packet limit into parts, and hands in-order messages to its core.
 """
 
 from collections import deque
@@ -27,7 +30,9 @@ from forage_wire.limits import (
 from forage_wire.messages import Linked, Part, Seen
 from forage_wire.parts import PartAssembler, cut_parts
 
-__all__ = ["Link", "Outgoing", "fits_packet"]
+__all__ = ["Link", "Outgoing", "fits_packet", "link_number"]
+
+_NUMBER_SHIFT = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +44,21 @@ class Outgoing:
     qos: int = 1
 
 
+def link_number(message: Linked) -> int:
+    """Which link of its pair of sessions a message belongs to.
+
+    What says neither n nor seen, as a beat, reads as 0.
+    """
+    return max(message.n, message.seen) >> _NUMBER_SHIFT
+
+
 class Link:
     """Both directions between this end and one session of a peer.
 
     Args:
         session: The device's or client's session (of either end of this link).
         controller: The controller's session ("" at a client that does not know it yet).
+        number: Which link of this pair of sessions it is, from 0.
         epoch: The controller's epoch, at the controller; 0 elsewhere.
         topic: Where a bare `Seen` goes.
         window: Messages sent and not seen; more wait here.
@@ -68,6 +82,7 @@ class Link:
         "_recover_to",
         "_repeat_after_ms",
         "_repeat_at_ms",
+        "_reported",
         "_seen_due_ms",
         "_unseen",
         "closed",
@@ -75,6 +90,8 @@ class Link:
         "dropped",
         "due_ms",
         "epoch",
+        "is_forgotten",
+        "number",
         "numbers",
         "packet_bytes_max",
         "session",
@@ -89,6 +106,7 @@ class Link:
         controller: str,
         topic: str,
         window: int,
+        number: int = 0,
         epoch: int = 0,
         packet_bytes_max: int = PACKET_BYTES_MAX,
         active: "dict[int, Link] | None" = None,
@@ -96,6 +114,7 @@ class Link:
         self._active: dict[int, Link] = {} if active is None else active
         self.session = session
         self.controller = controller
+        self.number = number
         self.epoch = epoch
         self.topic = topic
         self.window = window
@@ -106,8 +125,11 @@ class Link:
         """Set by its owner when the pair of sessions is over."""
         self.due_ms: int | None = None
         """For the owner's timers."""
+        self.is_forgotten = False
+        """The other end reports less than it did: it has lost this link, and so has begun anew."""
+        base = number << _NUMBER_SHIFT
         # Sending.
-        self._next_n = 1
+        self._next_n = base + 1
         self._queue: deque[tuple[str, Linked, tuple[int, ...], int]] = deque()
         self._parts: deque[tuple[str, Part, tuple[int, ...]]] = deque()
         self.numbers: dict[int, int] = {}
@@ -120,8 +142,9 @@ class Link:
         self._repeat_after_ms = REPEAT_AFTER_MS
         self._duplicate_gaps = 0
         self._recover_to = 0
+        self._reported = base
         # Receiving.
-        self._received = 0
+        self._received = base
         self._early: dict[int, Linked] = {}
         self._seen_due_ms: int | None = None
         self._gap = False
@@ -342,6 +365,10 @@ class Link:
             self.dropped += 1
 
     def _on_seen(self, message: Linked, now_ms: int) -> None:
+        if message.seen > self._reported:
+            self._reported = message.seen
+        elif message.seen < self._reported and type(message) is Seen and message.gap:
+            self.is_forgotten = True
         progressed = False
         while self._unseen:
             oldest = next(iter(self._unseen))

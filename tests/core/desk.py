@@ -22,7 +22,7 @@ from forage_controller.core.operations import (
 )
 from forage_wire.codec import decode, decode_json, encode, encode_header, encode_json, join_calls
 from forage_wire.io import BatchEnded, Connected, Disconnected, MessageReceived, Note, Publish
-from forage_wire.link import Link
+from forage_wire.link import Link, link_number
 from forage_wire.messages import (
     Assign,
     Assignment,
@@ -93,10 +93,16 @@ class FakeDevice:
         message = decode(payload)
         if message.session != self.session:
             return
-        if self.link is None or self.link.controller != message.controller:
+        number = link_number(message)
+        if (
+            self.link is None
+            or self.link.controller != message.controller
+            or self.link.number < number
+        ):
             self.link = Link(
                 session=self.session,
                 controller=message.controller,
+                number=number,
                 topic=TOPICS.outbox(self.name),
                 window=16,
             )
@@ -174,9 +180,13 @@ class FakeClient:
         return f"{'a' * 16}-{self.counter}"
 
     def hello(self, controller: str = "") -> None:
+        number = 0
+        if self.link is not None and self.link.session == self.session:
+            number = self.link.number + 1
         self.link = Link(
             session=self.session,
             controller=controller,
+            number=number,
             topic=TOPICS.from_client(self.user, self.name),
             window=8,
         )

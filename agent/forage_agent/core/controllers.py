@@ -8,7 +8,7 @@ replaces the lower.
 from typing import Literal
 
 from forage_wire.limits import DEVICE_WINDOW
-from forage_wire.link import Link
+from forage_wire.link import Link, link_number
 from forage_wire.messages import ControllerPresence, Linked
 
 __all__ = ["Controllers", "Verdict"]
@@ -72,10 +72,14 @@ class Controllers:
                 return "stale"
         self.epoch = message.epoch
         self.holder = message.controller
+        number = link_number(message)
         if self.link is not None and self.link.controller == message.controller:
             self._link_epoch = message.epoch
-            return "take"
-        self._make_link(message.controller, message.epoch)
+            if number == self.link.number:
+                return "take"
+            if number < self.link.number:
+                return "stale"
+        self._make_link(message.controller, message.epoch, number)
         return "new"
 
     def on_presence(self, presence: ControllerPresence) -> bool:
@@ -100,11 +104,12 @@ class Controllers:
         self._make_link(presence.session, presence.epoch)
         return True
 
-    def _make_link(self, controller: str, epoch: int) -> None:
+    def _make_link(self, controller: str, epoch: int, number: int = 0) -> None:
         self._link_epoch = epoch
         self.link = Link(
             session=self.session,
             controller=controller,
+            number=number,
             topic=self.outbox_topic,
             window=DEVICE_WINDOW,
             packet_bytes_max=self._packet_bytes_max,

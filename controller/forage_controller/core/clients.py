@@ -19,7 +19,7 @@ from forage_wire.limits import (
     PROTOCOL_MINOR,
     RANGES_MAX,
 )
-from forage_wire.link import Link
+from forage_wire.link import Link, link_number
 from forage_wire.messages import (
     Acknowledged,
     Attach,
@@ -91,6 +91,13 @@ class Clients:
         self.disconnected()
         self.session = session
 
+    def new_epoch(self, epoch: int) -> None:
+        """We go on under a higher epoch; links stay."""
+        self.epoch = epoch
+        for client in self.clients.values():
+            if client.link is not None:
+                client.link.epoch = epoch
+
     def disconnected(self) -> None:
         """Links end with our connection."""
         self.session = ""
@@ -150,21 +157,18 @@ class Clients:
             if not is_newer(session, client.session):
                 return None
             _drop_link(client)
+        number = link_number(message)
         if client.link is not None:
-            known = client.greeted
-            if message.controller == known:
+            if number == client.link.number:
                 return client.link
-            if not message.controller:
+            if number < client.link.number:
                 return None
-            client.greeted = self.session
-            if not (message.n == 1 and type(message) is Hello):
-                return client.link
             _drop_link(client)
         client.session = session
-        client.greeted = message.controller
         client.link = self._links.make(
             session=session,
             controller=self.session,
+            number=number,
             epoch=self.epoch,
             topic=self._topics.to_client(client.user, client.name),
             packet_bytes_max=min(
@@ -426,7 +430,6 @@ def _drop_link(client: Client) -> None:
     if client.link is not None:
         client.link.closed = True
         client.link = None
-    client.greeted = ""
 
 
 def _lost(task: str, missing: RangeSet) -> list[OutcomeSet]:

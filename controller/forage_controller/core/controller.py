@@ -282,14 +282,17 @@ class ControllerCore:
     def _epoch_committed(self, now_ms: int) -> None:
         self._epoch_pending = False
         self.assignments.epoch = self.epoch
-        first = not self._active
+        if self._active:
+            self.effects.command(self._presence("active", self._session))
+            self.clients.new_epoch(self.epoch)
+            self.fleet.new_epoch(self.epoch, now_ms)
+            return
         self._active = True
+        self._unheard_until_ms = (
+            now_ms + self.fleet.spread_ms() + self._config.limits.first_suspicion_ms
+        )
         if self._connected and not self._exiting:
             self._rule(now_ms)
-        if first:
-            self._unheard_until_ms = (
-                now_ms + self.fleet.spread_ms() + self._config.limits.first_suspicion_ms
-            )
 
     def _rule(self, now_ms: int) -> None:
         self.effects.command(self._presence("active", self._session))
@@ -299,10 +302,14 @@ class ControllerCore:
         for message in early:
             self._on_message(message, now_ms)
 
-    def _refused_epoch(self, bound: int, holder: str) -> None:
+    def _refused_epoch(self, device: Device, bound: int, holder: str) -> None:
         """A device obeys another epoch: above ours, or ours from another start."""
         self._epoch_seen = max(self._epoch_seen, bound)
-        if self._epoch_pending or bound < self.epoch:
+        if bound < self.epoch:
+            # It refused what we sent under an earlier epoch of ours.
+            return
+        self.fleet.refused(device)
+        if self._epoch_pending:
             return
         self.effects.note(
             "warning", f"epoch {self.epoch} is refused: {holder} holds {bound}; taking the next"

@@ -71,6 +71,7 @@ class Fleet:
         self._gone: deque[tuple[int, str]] = deque()
         self._held: dict[str, str] = {}
         self._storm_until_ms: int | None = None
+        self._refusing: dict[str, Device] = {}
 
     # -- time -------------------------------------------------------------------------------
 
@@ -255,8 +256,11 @@ class Fleet:
         return False
 
     def _take_session(self, device: Device, session: str, now_ms: int) -> None:
-        device.session = session
         drop_link(device)
+        if start_of(session) == start_of(device.session):
+            # An earlier session of a start never comes back; another start's may.
+            device.link_number = 0
+        device.session = session
         device.verified = False
         device.reported_ms = None
         device.codes = {}
@@ -283,7 +287,7 @@ class Fleet:
 
     def report(self, device: Device, now_ms: int) -> None:
         """Ask a device's session for its inventory."""
-        if not self.session or not device.session:
+        if not self.session or not device.session or device.name in self._refusing:
             return
         if device.link is None:
             limit = (
@@ -292,6 +296,7 @@ class Fleet:
             device.link = self._links.make(
                 session=device.session,
                 controller=self.session,
+                number=device.link_number,
                 epoch=self.epoch,
                 topic=self._topics.inbox(device.name),
                 packet_bytes_max=min(limit, self._config.packet_bytes_max),
@@ -404,9 +409,11 @@ class Fleet:
         """We are active under `session`: ask every session we know for its inventory."""
         self.session = session
         self.epoch = epoch
+        self._refusing = {}
         self.listen_from(now_ms + self.spread_ms() + self._config.limits.first_suspicion_ms)
         for device in self.devices.values():
             drop_link(device)
+            device.link_number = 0
             device.verified = False
             device.codes = {}
             for opened in device.assignments.values():
@@ -414,6 +421,23 @@ class Fleet:
             if device.session and device.state not in ("lost", "offline"):
                 self.report(device, now_ms)
             self.watch(device)
+
+    def refused(self, device: Device) -> None:
+        """A device obeys a higher epoch than ours: nothing more to it until we have another."""
+        drop_link(device)
+        device.verified = False
+        self._refusing[device.name] = device
+        self._on_changed(device)
+
+    def new_epoch(self, epoch: int, now_ms: int) -> None:
+        """We go on under a higher epoch: links stay, and devices that refused are asked again."""
+        self.epoch = epoch
+        for device in self.devices.values():
+            if device.link is not None:
+                device.link.epoch = epoch
+        refusing, self._refusing = self._refusing, {}
+        for device in refusing.values():
+            self.report(device, now_ms)
 
     def disconnected(self) -> None:
         """We hear nobody: nobody is suspected until we are back."""
@@ -425,10 +449,11 @@ class Fleet:
 
 
 def drop_link(device: Device) -> None:
-    """A pair of sessions is over; the next one starts with `report` again."""
+    """A link is over; the next one, of the same pair of sessions too, starts with `report`."""
     if device.link is not None:
         device.link.closed = True
         device.link = None
+        device.link_number += 1
 
 
 def _is_loopback(broker: str) -> bool:

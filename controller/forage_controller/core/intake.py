@@ -16,6 +16,7 @@ from forage_wire.codec import decode, decode_json
 from forage_wire.errors import DecodeError
 from forage_wire.io import MessageReceived
 from forage_wire.limits import LIST_ITEMS_MAX
+from forage_wire.link import link_number
 from forage_wire.messages import (
     Accepted,
     Acknowledge,
@@ -58,7 +59,7 @@ class Intake:
         reconciler: Reconciler,
         monitor: Monitor,
         codes: CodeShelf,
-        refused_epoch: Callable[[int, str], None],
+        refused_epoch: Callable[[Device, int, str], None],
     ) -> None:
         self._effects = effects
         self._topics = topics
@@ -132,6 +133,10 @@ class Intake:
         if message.n and not message.controller:
             self._effects.drop(topic.device, "a numbered message that names no controller")
             return
+        # A beat and a refusal stand outside of any link: they say neither n nor seen.
+        if (message.n or message.seen) and link_number(message) != link.number:
+            self._effects.drop(topic.device, "a message of an earlier link")
+            return
         # What the device has seen may have opened its window.
         self._assignments.touched[device.name] = device
         dropped = link.dropped
@@ -191,9 +196,8 @@ class Intake:
 
     def _on_refused(self, device: Device, message: AssignmentRefused, now_ms: int) -> None:
         if message.reason == "epoch":
-            self._refused_epoch(message.epoch_bound, message.holder)
-            if not message.assignment:
-                return
+            self._refused_epoch(device, message.epoch_bound, message.holder)
+            return
         opened = self._assignments.open.get(message.assignment)
         if opened is None or opened.device is not device:
             return

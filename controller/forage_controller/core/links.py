@@ -21,12 +21,20 @@ class Links:
         self._count = 0
 
     def make(
-        self, *, session: str, controller: str, epoch: int, topic: str, packet_bytes_max: int
+        self,
+        *,
+        session: str,
+        controller: str,
+        number: int,
+        epoch: int,
+        topic: str,
+        packet_bytes_max: int,
     ) -> Link:
         """A link to a device's or client's session."""
         return Link(
             session=session,
             controller=controller,
+            number=number,
             epoch=epoch,
             topic=topic,
             window=DEVICE_WINDOW,

@@ -29,6 +29,8 @@ class Device:
     capabilities: DeviceCapabilities | None = None
     load: DeviceLoad | None = None
     link: Link | None = None
+    link_number: int = 0
+    """Which link of this pair of sessions `link` is, or the next one."""
     heard_ms: int = 0
     verified: bool = False
     """Whether this session has sent its inventory on the present link: only then it gets work."""
@@ -85,8 +87,6 @@ class Client:
     """Pages committed in this batch, to be told in one message."""
     released: list[str] = field(default_factory=list)
     minor: int = 0
-    greeted: str = ""
-    """The controller session that its last hello named ("" while it did not know ours)."""
     told_minor: bool = False
 
 

@@ -401,6 +401,9 @@ class ClientCore:
         if message.session != self._session or not message.controller:
             self._drop(out, "reason=for another session")
             return
+        if not self._sending.is_current(message):
+            self._drop(out, "reason=of an earlier link")
+            return
         if not self._sending.controller:
             self._sending.name_controller(message.controller, message.epoch)
         if message.controller != self._sending.controller:
@@ -408,6 +411,8 @@ class ClientCore:
             return
         for ready in self._sending.receive(message, now_ms):
             self._on_ready(ready, now_ms, out)
+        if self._sending.is_forgotten:
+            self._start_link(message.controller, now_ms)
 
     def _on_ready(self, message: Linked, now_ms: int, out: list[Command]) -> None:
         match message:

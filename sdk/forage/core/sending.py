@@ -15,7 +15,7 @@ from forage_wire.limits import (
     PROTOCOL_MINOR,
     RANGES_MAX,
 )
-from forage_wire.link import Link, Outgoing
+from forage_wire.link import Link, Outgoing, link_number
 from forage_wire.messages import (
     Attach,
     Cancel,
@@ -92,13 +92,20 @@ class Sending:
         self.is_welcome = False
 
     def start_link(self, session: str, controller: str, tasks: dict[str, TaskRecord]) -> None:
-        """A new link: hello goes first, and every unacknowledged page waits to be sent again."""
+        """A new link: hello goes first, and every unacknowledged page waits to be sent again.
+
+        Links of one session are counted, so that no message of one is taken for another's.
+        """
+        number = 0
+        if self._link is not None and self._link.session == session:
+            number = self._link.number + 1
         self.packet_bytes_max = self._packet_bytes_limit
         self.is_welcome = False
         self.controller_epoch = 0
         self._link = Link(
             session=session,
             controller=controller,
+            number=number,
             topic=self._topic,
             window=CLIENT_WINDOW,
             packet_bytes_max=self._packet_bytes_limit,
@@ -133,6 +140,15 @@ class Sending:
         self.packet_bytes_max = min(self._packet_bytes_limit, packet_bytes_max)
         if self._link is not None:
             self._link.packet_bytes_max = self.packet_bytes_max
+
+    def is_current(self, message: Linked) -> bool:
+        """Whether a message of the controller is of the present link, and of no earlier one."""
+        return self._link is not None and link_number(message) == self._link.number
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether the controller has lost track of the link, so that it must begin anew."""
+        return self._link is not None and self._link.is_forgotten
 
     def receive(self, message: Linked, now_ms: int) -> list[Linked]:
         """What the link makes of a message of its controller (see `Link.receive`)."""
