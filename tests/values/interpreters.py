@@ -19,7 +19,10 @@ import pytest
 __all__ = ["PROJECT", "python"]
 
 PROJECT = Path(__file__).resolve().parents[2]
-_REQUIREMENTS = ("cbor2>=5.9,<7", "cloudpickle>=3.1,<4")
+_CLOUDPICKLE = "cloudpickle>=3.1,<4"
+# Both majors of cbor2 that forage works with; 3.12 stands for a board that has the older one.
+_CBOR2 = {"3.12": "cbor2>=5.9,<6"}
+_CBOR2_ELSEWHERE = "cbor2>=6,<7"
 
 
 def python(minor: str) -> str:
@@ -54,7 +57,8 @@ def _prepared(minor: str) -> tuple[str | None, str]:
     base = _interpreter(minor)
     if base is None:
         return None, f"no Python {minor} on this machine (FORAGE_TEST_PYTHONS may name one)"
-    folder = PROJECT / ".venvs" / f"values-{minor}"
+    cbor2 = _CBOR2.get(minor, _CBOR2_ELSEWHERE)
+    folder = PROJECT / ".venvs" / f"values-{minor}-{cbor2.rpartition('<')[2]}"
     made = folder / "bin" / "python"
     folder.parent.mkdir(exist_ok=True)
     with open(folder.parent / f"values-{minor}.lock", "w") as lock:
@@ -63,7 +67,7 @@ def _prepared(minor: str) -> tuple[str | None, str]:
         if not (folder / "ready").exists():
             shutil.rmtree(folder, ignore_errors=True)
             install = [str(made), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            for command in ([base, "-m", "venv", str(folder)], [*install, *_REQUIREMENTS]):
+            for command in ([base, "-m", "venv", str(folder)], [*install, cbor2, _CLOUDPICKLE]):
                 try:
                     done = subprocess.run(command, capture_output=True, text=True, timeout=90)
                 except subprocess.TimeoutExpired:

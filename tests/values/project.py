@@ -42,10 +42,18 @@ class Project:
             path.write_text(textwrap.dedent(text))
 
     def run(
-        self, script: str, *, client: str = sys.executable, device: str = sys.executable
+        self,
+        script: str,
+        *,
+        client: str = sys.executable,
+        device: str = sys.executable,
+        package: str = "",
     ) -> list[dict[str, Any]]:
-        """Run a script that defines CALLS, [(function, args), ...]; the harness's reports."""
-        output = self._client(script, client, {"FORAGE_TEST_WORKER": device})
+        """Run a script that defines CALLS, [(function, args), ...]; the harness's reports.
+
+        With `package` the script is that package's `__main__`, run with `python -m`.
+        """
+        output = self._client(script, client, {"FORAGE_TEST_WORKER": device}, package)
         reports: list[dict[str, Any]] = json.loads(output)
         return reports
 
@@ -56,8 +64,8 @@ class Project:
         frames: list[Any] = cbor2.loads(file.read_bytes())
         return frames
 
-    def _client(self, script: str, client: str, more: dict[str, str]) -> str:
-        path = self.folder / "main.py"
+    def _client(self, script: str, client: str, more: dict[str, str], package: str = "") -> str:
+        path = self.folder / package / ("__main__.py" if package else "main.py")
         path.write_text(textwrap.dedent(script) + _FOOTER)
         here = PROJECT / "tests" / "values"
         environment = {
@@ -67,7 +75,12 @@ class Project:
             **more,
         }
         done = subprocess.run(
-            [client, str(path)], env=environment, capture_output=True, text=True, timeout=90
+            [client, *(["-m", package] if package else [str(path)])],
+            env=environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=90,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -3,6 +3,7 @@
 import sys
 import traceback
 from concurrent.futures import CancelledError
+from pathlib import Path
 from typing import Any
 
 import cbor2
@@ -82,7 +83,7 @@ def test_builtins_and_imported_classes_come_back_as_themselves(exception: BaseEx
 
 def test_what_a_builtin_keeps_outside_its_arguments_comes_back() -> None:
     with pytest.raises(FileNotFoundError) as caught:
-        open("/no/such/file")
+        Path("/no/such/file").read_text()
     missing = travel(caught.value)
     assert isinstance(missing, FileNotFoundError)
     assert (missing.errno, missing.filename) == (2, "/no/such/file")

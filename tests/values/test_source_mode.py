@@ -299,3 +299,70 @@ def test_a_future_import_of_annotations_is_kept(tmp_path: Path) -> None:
     (report,) = Project(tmp_path).run(script)
 
     assert (report["form"], report["value"]) == ("source", "'Nowhere'")
+
+
+def test_a_package_that_runs_as_main_keeps_its_relative_imports(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.write(app__library="ONE = 1\ndef times(x):\n    return 10 * x\n")
+    text = """
+        from . import library
+        from .library import times
+        def early(x):
+            return times(x) + library.ONE
+        def late(x):
+            from .library import times as late_times
+            return late_times(x)
+        CALLS = [(early, (2,)), (late, (3,)), (lambda x: early(x), (4,))]
+    """
+    reports = project.run(text, package="app")
+
+    assert [report["form"] for report in reports] == ["source", "source", "pickle"]
+    assert [report["value"] for report in reports] == ["21", "30", "41"]
+
+
+CELLS = """
+    import linecache
+
+    def run_cell(name, text):
+        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+        exec(compile(text, name, "exec"), globals())
+
+    run_cell("<cell 1>", "import math\\nSCALE = 3\\n\\ndef first(x):\\n    return x * SCALE\\n")
+    run_cell("<cell 2>", "def second(x):\\n    return first(x) + math.floor(1.5)\\n")
+    exec("def typed(x):\\n    return first(x)\\n")
+    CALLS = [(first, (1,)), (second, (1,)), (typed, (1,))]
+"""
+
+
+def test_cells_of_a_notebook_are_source_and_what_has_no_text_is_not(tmp_path: Path) -> None:
+    reports = Project(tmp_path).run(CELLS)
+
+    assert [report["value"] for report in reports] == ["3", "4", "3"]
+    assert [report["form"] for report in reports] == ["source", "source", "pickle"]
+    assert "its text is not at hand" in reports[2]["why"]
+
+
+def test_a_class_of_main_is_one_class_in_function_argument_and_result(tmp_path: Path) -> None:
+    script = """
+        class Point:
+            def __init__(self, x):
+                self.x = x
+            def __repr__(self):
+                return f"Point({self.x})"
+            def moved(self):
+                return Point(self.x + 1)
+
+        def move(point):
+            assert isinstance(point, Point)
+            return point.moved()
+
+        CALLS = [(move, (Point(1),)), (lambda p: move(p), (Point(2),)), (Point.moved, (Point(3),))]
+        before = Point.moved
+        import atexit
+        atexit.register(lambda: Point.moved is before or print("the class was changed"))
+    """
+    reports = Project(tmp_path).run(script)
+
+    assert [report["value"] for report in reports] == ["Point(2)", "Point(3)", "Point(4)"]
+    assert all(report["type_of_argument"] for report in reports)
+    assert {report["kind"] for report in reports} == {3}

@@ -53,7 +53,7 @@ def same(one: Any, other: Any) -> bool:
             one.dtype == other.dtype
             and one.dtype.str == other.dtype.str
             and one.shape == other.shape
-            and one.tobytes() == other.tobytes()
+            and bool(one.tobytes() == other.tobytes())
         )
     if isinstance(one, datetime.datetime | datetime.time):
         return repr(one) == repr(other) and one.fold == other.fold
@@ -76,7 +76,7 @@ def through_outcome(value: Any) -> tuple[int, Any]:
 
 # -- what hypothesis makes ------------------------------------------------------------------------
 
-text = st.text(st.characters(exclude_categories=("Cs",)), max_size=300)
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
 plain_scalars = (
     st.none()
     | st.booleans()
@@ -249,7 +249,7 @@ def test_references_to_one_container_stay_references_to_one() -> None:
     shared = [1]
     cycle: list[Any] = []
     cycle.append(cycle)
-    array = numpy.zeros(3)
+    array: Any = numpy.zeros(3)
 
     kind, (one, two) = through_outcome([shared, shared])
     assert kind == KIND_PICKLE
@@ -308,7 +308,7 @@ def test_arrays_are_rfc_8746_typed_arrays() -> None:
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_large_data_comes_back_exactly(order: Any) -> None:
-    array = numpy.arange(300_000, dtype="f8").reshape(300, 1_000, order=order)
+    array: Any = numpy.arange(300_000, dtype="f8").reshape(300, 1_000, order=order)
     value = [array, {"part": array[::2, 1:], "n": 1}, b"x" * 200_000, ("y" * 200_000, array[5])]
 
     kind, found = through_outcome(value)

@@ -227,9 +227,12 @@ class _Cut:
                 text += "\n" * (first - line) + segments[first]
                 line = first + segments[first].count("\n")
         preamble = "".join(f"{line}\n" for line in sorted(self._preamble))
+        package = self._namespace.get("__package__") or ""
+        if package:
+            # Relative imports inside functions start from it.
+            preamble += f"__package__ = {package!r}\n"
         if self._annotations_are_text:
             preamble = FUTURE_ANNOTATIONS + preamble
-        package = self._namespace.get("__package__") or ""
         names = [*imports_in(text, package), *imports_in(preamble, ""), *self._imported]
         modules = closure_of(names)
         rows = [[row.name, row.key] for row in modules]

@@ -58,7 +58,12 @@ def load(blob: bytes, form: str, python: str) -> Callable[..., Any]:
         if type(entry) is not list or len(entry) != 2 or set(map(type, entry)) != {str}:
             raise DecodeError("a function's entry is not [module, path]")
         activate(bundle)
-        function = attribute_of(_imported(entry[0], entry[1], bundle), entry[1])
+        module = _imported(entry[0], entry[1], bundle)
+        package = vars(module).get("__package__")
+        if entry[0] == "__main__" and package:
+            # As where a package runs with `python -m`: its name tells relative imports the way.
+            module.__spec__.name = f"{package}.__main__"
+        function = attribute_of(module, entry[1])
     if not callable(function):
         raise DecodeError("what was shipped as a function cannot be called")
     return _within(bundle, function)

@@ -14,6 +14,7 @@ from collections.abc import Collection
 from threading import Lock
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final
+from weakref import WeakSet
 
 from forage_wire.errors import DecodeError, NotSerializable, VersionMismatch
 from forage_wire.values.modules import (
@@ -24,7 +25,7 @@ from forage_wire.values.modules import (
     shipped_module,
 )
 
-__all__ = ["PYTHON", "Pickled", "describe", "dump", "load_pickle"]
+__all__ = ["PYTHON", "Pickled", "describe", "dump", "fill_class", "load_pickle"]
 
 PYTHON: Final = f"{sys.version_info[0]}.{sys.version_info[1]}"
 """The Python minor that runs here, as it stands on the wire."""
@@ -110,6 +111,24 @@ def _full_name(value: Any) -> str:
     return f"{getattr(value, '__module__', None)}.{getattr(value, '__qualname__', value)}"
 
 
+_own_classes: WeakSet[type] = WeakSet()
+_received_classes: WeakSet[type] = WeakSet()
+
+
+def fill_class(made: type, state: Any) -> Any:
+    """Give a class that travelled by value what belongs in it (part of the wire form).
+
+    cloudpickle finds a class that comes home by its id, but then fills it in again: its methods
+    would be replaced by copies that no longer see the globals of `__main__`.
+    """
+    if made in _own_classes:
+        return made
+    from cloudpickle.cloudpickle import _class_setstate
+
+    _received_classes.add(made)
+    return _class_setstate(made, state)
+
+
 _found: list[Any] = []
 _registry_lock: Final = Lock()
 """cloudpickle's registry belongs to the process; it is changed for a moment and changed back."""
@@ -156,6 +175,11 @@ def _make_pickler_class() -> Any:
                     self.code.append(_full_name(value))
                     if kind is FunctionType:
                         self._note_late_imports(value)
+                    else:
+                        if value not in _received_classes:
+                            _own_classes.add(value)
+                        # The last item is what fills the class in; ours spares an original.
+                        reduced = (*reduced[:5], fill_class)
                 return reduced
             if kind is ModuleType:
                 return self._module(value)
