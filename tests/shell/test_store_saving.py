@@ -21,6 +21,7 @@ from forage_controller.core.operations import (
     SaveCollected,
     SaveCommitted,
     SaveEpoch,
+    SaveFailed,
     SaveOutcomes,
     SaveReleased,
     TrimAssignment,
@@ -364,6 +365,7 @@ def test_a_full_disk_is_said_in_words_and_keeps_what_was_acknowledged(
             break
         acknowledged += 1
     watched.close()
+    assert isinstance(event, SaveFailed)
     assert f"The disk of {small_disk / 'state.db'} is full" in event.reason
     assert acknowledged > 3
     connection = sqlite3.connect(small_disk / "state.db")

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 RECONNECT_SPREAD_S = 0.2
 # What is read before the core decides: enough that nothing readable stays behind a timer, an end
 # where a flood never ends.
-READS_MAX = 256
+READS_MAX = 64
 DISCONNECT_TIMEOUT_S = 2.0
 # Another controller rules: the core has said, or left unsaid, what is right.
 EXIT_OTHER_RULES = 2
@@ -93,6 +93,8 @@ class Controller:
             subscriptions=self._core.topics.controller_subscriptions(),
             tls_ca_file=str(config.tls_ca_file) if config.tls_ca_file is not None else None,
         )
+        self._readable = select.poll()
+        self._readable.register(self._connection, select.POLLIN)
         self._delay = ReconnectDelay(RECONNECT_SPREAD_S, random)
         self._connects = 0
         self._connect_at_ms: int | None = _now_ms()
@@ -154,7 +156,7 @@ class Controller:
         for _ in range(READS_MAX):
             for event in self._connection.read(_now_ms()):
                 self._on_transport(event)
-            if not select.select([self._connection], [], [], 0)[0]:
+            if not self._readable.poll(0):
                 break
         self._take_store_events()
         self._handle(io.BatchEnded())
@@ -199,11 +201,14 @@ class Controller:
     def _announce(self) -> None:
         """Ready: to whoever started us, once."""
         self._is_announced = True
-        sys.stdout.write(
-            f"ready controller={self._config.core.name} broker={self._config.broker} "
-            f"epoch={self._core.epoch} pid={os.getpid()}\n"
-        )
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(
+                f"ready controller={self._config.core.name} broker={self._config.broker} "
+                f"epoch={self._core.epoch} pid={os.getpid()}\n"
+            )
+            sys.stdout.flush()
+        except OSError:
+            pass  # Nobody listens any more.
         sd_notify(f"READY=1\nSTATUS=active with epoch {self._core.epoch}")
         logger.info("active epoch=%d", self._core.epoch)
 

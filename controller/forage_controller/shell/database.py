@@ -13,6 +13,7 @@ import sqlite3
 from pathlib import Path
 
 __all__ = [
+    "APPLICATION_ID",
     "SCHEMA_VERSION",
     "StateDirectory",
     "StoreError",
