@@ -337,7 +337,9 @@ class AgentCore:
             case Code():
                 self._on_code(message)
             case Report():
+                # Whoever asks may have had no room for outcomes: those not acknowledged go again.
                 self._inventory_due = True
+                self._outbox.send_again(self._holdings, self._now_ms)
             case Drain():
                 self._drain(message.on)
             case DeviceRefused():

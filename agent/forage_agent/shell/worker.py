@@ -1,0 +1,459 @@
+"""The worker process: runs users' calls, one at a time, and reports what became of them.
+
+The main thread runs the calls. Outcomes of calls that took more than 50 µs leave at once; those of
+quicker ones are held for a millisecond at most, so that one send carries many. Before each call
+its name is written to memory that the agent shares, so that there is no doubt which call a dead
+worker was in.
+
+A second thread exists only in workers that are given several calls at a time. It sends what is
+held while a call turns out slow, and gives back what has not begun when the agent asks for it.
+"""
+
+import io
+import mmap
+import os
+import random
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter_ns
+from typing import Any
+
+import cbor2
+
+from forage_agent.shell.frames import (
+    CONTROL_BYTES,
+    LENGTH_BYTES,
+    LOADED,
+    OUTCOMES,
+    POSITION_BYTES,
+    READY,
+    RETURNED,
+    pack,
+)
+from forage_agent.shell.marks import END_MARK, mark
+from forage_agent.shell.system import become_subreaper, die_with_parent
+from forage_wire.errors import DecodeError, NotSerializable, VersionMismatch
+from forage_wire.limits import CALL_BYTES_MAX
+from forage_wire.system_errors import NOT_SERIALIZABLE, REFUSED, VERSION_MISMATCH, system_error
+from forage_wire.values import decode_call, encode_error, encode_outcome_value, enter, load
+
+__all__ = ["run_worker"]
+
+_QUICK_NS = 50_000
+_HELD_NS_MAX = 1_000_000
+_HELD_BYTES_MAX = 48 * 1024
+_TICK_MS = 1
+_OUT_OF_MEMORY_SCORE = b"500"
+_POSITION = struct.Struct("<QQ")
+_Function = Callable[..., Any]
+
+
+class _CallText(io.TextIOWrapper):
+    """stdout or stderr: says whose text follows, once in each call that writes."""
+
+    worker: "Worker | None" = None
+    is_marked = False
+
+    def write(self, text: str, /) -> int:
+        if not self.is_marked and self.worker is not None:
+            self.is_marked = True
+            super().write(mark(*self.worker.position))
+        return super().write(text)
+
+    def end_call(self) -> None:
+        """What the call has written is its own; what comes is not."""
+        self.is_marked = False
+        try:
+            super().write(END_MARK)
+            self.flush()
+        except (OSError, ValueError):
+            pass  # The call closed it.
+
+
+class _Call:
+    """A call that has not begun."""
+
+    __slots__ = ("assignment", "body", "client_python", "function", "index")
+
+    def __init__(
+        self, assignment: int, index: int, function: bytes, client_python: str, body: Any
+    ) -> None:
+        self.assignment = assignment
+        self.index = index
+        self.function = function
+        self.client_python = client_python
+        self.body = body
+
+
+class Worker:
+    """The loop of a worker, and what it has been given.
+
+    Args:
+        agent: Frames come and go here.
+        control: Requests to give back come here.
+        position: Shared with the agent: the call that is running.
+    """
+
+    def __init__(self, agent: socket.socket, control: socket.socket, position: mmap.mmap) -> None:
+        self._agent = agent
+        self._control = control
+        self._shared_position = position
+        self._pid = os.getpid()
+        self.position = (0, 0)
+        """(assignment, index) of the call that began last."""
+        self._is_running = False
+        self._code: dict[bytes, tuple[str, str, bytes]] = {}
+        self._functions: dict[bytes, _Function] = {}
+        self._entered = b""
+        """The function whose modules are the visible ones."""
+        self._streams: list[_CallText] = []
+        # Shared by both threads, under `_lock`. Frames are read under `_reading`.
+        self._lock = threading.Lock()
+        self._reading = threading.Lock()
+        self._calls: deque[_Call] = deque()
+        self._frames_read = 0
+        self._held: list[bytes] = []
+        self._held_errors: list[tuple[int, str]] = []
+        self._held_of = (0, 0)
+        self._held_bytes = 0
+        self._held_run_ns = 0
+        self._held_since_ns = 0
+        self._ticker_wake = -1
+        self._is_ticking = False
+
+    # -- main thread ----------------------------------------------------------------------------
+
+    def run(self, streams: list[_CallText]) -> None:
+        """Run what comes until the agent is gone."""
+        self._streams = streams
+        self._send(pack([READY, self._pid]))
+        while True:
+            call = self._next()
+            if call is None:
+                if not self._read_frame():
+                    return
+                continue
+            began_ns = perf_counter_ns()
+            item, reason = self._run(call)
+            run_ns = perf_counter_ns() - began_ns
+            if os.getpid() != self._pid:
+                # The call has forked, and this is the child: its return value is nobody's.
+                os._exit(0)
+            for stream in self._streams:
+                if stream.is_marked:
+                    stream.end_call()
+            with self._lock:
+                self._is_running = False
+                self._hold(call, item, reason, run_ns)
+
+    def _next(self) -> _Call | None:
+        """The next call, which has begun then; None where there is none."""
+        with self._lock:
+            if not self._calls:
+                if self._held and not _is_readable(self._agent):
+                    self._flush()
+                return None
+            call = self._calls.popleft()
+            self.position = (call.assignment, call.index)
+            _POSITION.pack_into(self._shared_position, 0, call.assignment, call.index)
+            self._is_running = True
+            if self._held and not self._is_ticking:
+                self._is_ticking = True
+                os.write(self._ticker_wake, b"\0")
+            return call
+
+    def _run(self, call: _Call) -> tuple[bytes, str]:
+        """(outcome item, reason or empty) of a call."""
+        function = self._functions.get(call.function)
+        try:
+            if function is None:
+                function = self._load(call.function)
+            if call.function != self._entered:
+                enter(function)
+                self._entered = call.function
+        except VersionMismatch as error:
+            return system_error(VERSION_MISMATCH, str(error)), "version"
+        except DecodeError as error:
+            return _unreadable("The function cannot be read here", error)
+        except BaseException as error:
+            return _error_item(error), "error"
+        body = call.body
+        if type(body) is list:
+            if body[1]:
+                text = "The call refers to data elsewhere, which this agent cannot fetch."
+                return system_error(REFUSED, text), "refused"
+            body = body[0]
+        try:
+            args, kwargs = decode_call(body)
+        except VersionMismatch as error:
+            return system_error(VERSION_MISMATCH, str(error)), "version"
+        except DecodeError as error:
+            return _unreadable("The arguments cannot be read here", error)
+        try:
+            value = function(*args, **kwargs)
+        # SystemExit and KeyboardInterrupt too: in a task they are this attempt's error.
+        except BaseException as error:
+            return _error_item(error), "error"
+        return _value_item(value, call.client_python)
+
+    def _load(self, key: bytes) -> _Function:
+        form, python, data = self._code[key]
+        if form == "named":
+            module, _, attribute = data.decode().partition(":")
+            __import__(module)
+            found: Any = sys.modules[module]
+            for name in attribute.split("."):
+                found = getattr(found, name)
+            function: _Function = found
+        else:
+            function = load(data, form, python)
+        self._functions[key] = function
+        with self._lock:
+            self._flush()
+            self._send(pack([LOADED]))
+        return function
+
+    # -- both threads ---------------------------------------------------------------------------
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._agent.sendall(data)
+        except OSError:
+            # Without the agent there is nobody to work for.
+            os._exit(0)
+
+    def _hold(self, call: _Call, item: bytes, reason: str, run_ns: int) -> None:
+        """Keep an outcome, and send what is due. Under the lock."""
+        if self._held and self._held_of != (call.assignment, call.index):
+            self._flush()
+        now_ns = perf_counter_ns()
+        if not self._held:
+            self._held_since_ns = now_ns
+        if reason:
+            self._held_errors.append((call.index, reason))
+        self._held.append(item)
+        self._held_of = (call.assignment, call.index + 1)
+        self._held_bytes += len(item)
+        self._held_run_ns += run_ns
+        if (
+            run_ns > _QUICK_NS
+            or self._held_bytes > _HELD_BYTES_MAX
+            or now_ns - self._held_since_ns > _HELD_NS_MAX
+            or self._ticker_wake < 0
+        ):
+            self._flush()
+
+    def _flush(self) -> None:
+        """Send what is held. Under the lock."""
+        if not self._held:
+            return
+        assignment, end = self._held_of
+        count = len(self._held)
+        errors = [list(error) for error in self._held_errors]
+        run_us = self._held_run_ns // 1_000
+        items = b"".join(self._held)
+        self._held.clear()
+        self._held_errors.clear()
+        self._held_bytes = self._held_run_ns = 0
+        self._send(pack([OUTCOMES, assignment, end - count, count, run_us, errors, items]))
+
+    def _read_frame(self) -> bool:
+        """Wait for a frame and take its calls; False where the agent is gone."""
+        with self._reading:
+            length = self._receive(LENGTH_BYTES)
+            data = self._receive(int.from_bytes(length, "big")) if length else b""
+            if not data:
+                return False
+            drop, code, chunks, may_follow = cbor2.loads(data)
+            with self._lock:
+                self._frames_read += 1
+                for key in drop:
+                    self._code.pop(key, None)
+                    self._functions.pop(key, None)
+                for key, form, python, blob in code:
+                    self._code[key] = (form, python, blob)
+                for chunk in chunks:
+                    self._take(*chunk)
+                if may_follow and self._ticker_wake < 0:
+                    self._start_ticker()
+        return True
+
+    def _take(
+        self, assignment: int, low: int, high: int, function: bytes, python: str, calls: bytes
+    ) -> None:
+        try:
+            bodies = cbor2.loads(calls)
+        # Unreadable calls are each their own error: an empty body cannot be read either.
+        except Exception:
+            bodies = None
+        if type(bodies) is not list or len(bodies) != high - low:
+            bodies = [b""] * (high - low)
+        for index, body in enumerate(bodies, low):
+            self._calls.append(_Call(assignment, index, function, python, body))
+
+    def _receive(self, count: int) -> bytes:
+        """Exactly so many bytes; none where the agent is gone."""
+        try:
+            data = self._agent.recv(count, socket.MSG_WAITALL)
+            while 0 < len(data) < count:
+                more = self._agent.recv(count - len(data), socket.MSG_WAITALL)
+                if not more:
+                    return b""
+                data += more
+        except OSError:
+            return b""
+        return data
+
+    # -- second thread --------------------------------------------------------------------------
+
+    def _start_ticker(self) -> None:
+        wake_read, self._ticker_wake = os.pipe()
+        threading.Thread(
+            target=self._tick, args=(wake_read,), name="forage-worker", daemon=True
+        ).start()
+
+    def _tick(self, wake_read: int) -> None:
+        poll = select.poll()
+        poll.register(wake_read, select.POLLIN)
+        poll.register(self._control, select.POLLIN)
+        while True:
+            ready = dict(poll.poll(_TICK_MS if self._is_ticking else None))
+            if wake_read in ready:
+                os.read(wake_read, 4_096)
+            if self._control.fileno() in ready:
+                asked = self._control.recv(CONTROL_BYTES, socket.MSG_WAITALL)
+                if len(asked) < CONTROL_BYTES:
+                    return
+                self._give_back(int.from_bytes(asked, "big"))
+            with self._lock:
+                if not self._held:
+                    self._is_ticking = False
+                elif perf_counter_ns() - self._held_since_ns >= _HELD_NS_MAX:
+                    self._flush()
+
+    def _give_back(self, frames_sent: int) -> None:
+        """Report all that has ended, then that the rest is the agent's again."""
+        while True:
+            with self._lock:
+                if self._frames_read >= frames_sent:
+                    self._flush()
+                    self._calls.clear()
+                    running = self.position if self._is_running else (0, 0)
+                    self._send(pack([RETURNED, *running]))
+                    return
+            # What the agent has sent is on its way. If the main thread reads already, it is it
+            # that gets it.
+            if not self._read_frame():
+                return
+
+
+def _is_readable(source: socket.socket) -> bool:
+    return bool(select.select([source], [], [], 0)[0])
+
+
+def _unreadable(what: str, error: Exception) -> tuple[bytes, str]:
+    return system_error("unreadable", f"{what}: {error}"), "unreadable"
+
+
+def _error_item(error: BaseException) -> bytes:
+    """An exception as an outcome, without the worker's own frame at the top of its traceback."""
+    traceback = error.__traceback__
+    if traceback is not None:
+        error.__traceback__ = traceback.tb_next
+    return encode_error(error)
+
+
+def _value_item(value: Any, client_python: str) -> tuple[bytes, str]:
+    """A result as an outcome; one that cannot travel is an error that says why."""
+    try:
+        item = encode_outcome_value(value, client_python=client_python)
+    except VersionMismatch as error:
+        return system_error(VERSION_MISMATCH, str(error)), "version"
+    except NotSerializable as error:
+        return system_error(NOT_SERIALIZABLE, str(error)), "unreadable"
+    # Users' classes decide how they are pickled, and may fail in any way.
+    except BaseException as error:
+        return _error_item(error), "unreadable"
+    if len(item) > CALL_BYTES_MAX:
+        text = (
+            f"The call's result has {len(item)} bytes, above the limit of {CALL_BYTES_MAX}; "
+            "return less, or write it where the client can read it."
+        )
+        return system_error(NOT_SERIALIZABLE, text), "unreadable"
+    return item, ""
+
+
+def _reset_signals() -> None:
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}:
+        try:
+            if signal.getsignal(number) not in (signal.SIG_DFL, None):
+                signal.signal(number, signal.SIG_DFL)
+        except (OSError, ValueError):
+            pass  # The C library keeps some to itself.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def run_worker(
+    zygote_pid: int,
+    folder: str,
+    agent_descriptor: int,
+    control_descriptor: int,
+    output_descriptor: int,
+    error_descriptor: int,
+    position_descriptor: int,
+) -> None:
+    """Be a worker, in a process that was just forked; returns when the agent is gone.
+
+    Args:
+        zygote_pid: The parent: when it dies, so does the worker.
+        folder: Where users' code runs.
+        agent_descriptor: The socket for frames.
+        control_descriptor: The socket for requests to give back.
+        output_descriptor: What becomes of stdout.
+        error_descriptor: What becomes of stderr.
+        position_descriptor: A file of `POSITION_BYTES` that the agent maps too.
+    """
+    die_with_parent(zygote_pid)
+    _reset_signals()
+    os.setsid()
+    become_subreaper()
+    try:
+        with open("/proc/self/oom_score_adj", "wb") as file:
+            file.write(_OUT_OF_MEMORY_SCORE)
+    except OSError:
+        pass  # A hardened machine: then agent and worker are equals before the kernel.
+    os.chdir(folder)
+    os.environ["FORAGE_IN_TASK"] = "1"
+    os.environ["TMPDIR"] = folder
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (output_descriptor, 1), (error_descriptor, 2)):
+        os.dup2(source, target, inheritable=True)
+        os.close(source)
+    random.seed()
+    position = mmap.mmap(position_descriptor, POSITION_BYTES)
+    os.close(position_descriptor)
+    worker = Worker(
+        socket.socket(fileno=agent_descriptor), socket.socket(fileno=control_descriptor), position
+    )
+    streams = [
+        _CallText(
+            io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False)),
+            encoding="utf-8",
+            errors="backslashreplace",
+            line_buffering=True,
+        )
+        for descriptor in (1, 2)
+    ]
+    for stream in streams:
+        stream.worker = worker
+    sys.stdout, sys.stderr = streams
+    sys.__stdout__, sys.__stderr__ = streams  # type: ignore[misc]
+    worker.run(streams)
+    os._exit(0)

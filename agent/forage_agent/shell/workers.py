@@ -1,0 +1,403 @@
+"""The agent's side of its workers: the zygote's socket, and sockets, pipes and a page for each.
+
+Turns the core's orders into frames, and what comes back into events. There is one zygote at a
+time; where there is none, or it has died, the next `StartWorker` makes one.
+"""
+
+import logging
+import mmap
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import cbor2
+
+from forage_agent.core.events import (
+    Event,
+    KillWorker,
+    LogLines,
+    RunCalls,
+    StartWorker,
+    TakeBack,
+    WorkerExited,
+    WorkerLoaded,
+    WorkerOutcomes,
+    WorkerReady,
+    WorkerReturned,
+)
+from forage_agent.shell.frames import (
+    CONTROL_BYTES,
+    LOADED,
+    OUTCOMES,
+    POSITION_BYTES,
+    READY,
+    RETURNED,
+    ZYGOTE_EXITED,
+    ZYGOTE_KILL,
+    ZYGOTE_START,
+    FrameError,
+    FrameReader,
+    FrameWriter,
+    pack,
+)
+from forage_agent.shell.logs import LogReader
+from forage_wire.shell.loop import Loop
+
+__all__ = ["Workers"]
+
+logger = logging.getLogger(__name__)
+
+_POSITION = struct.Struct("<QQ")
+_READ_WRITE = selectors.EVENT_READ | selectors.EVENT_WRITE
+_END_S_MAX = 5.0
+_SINGLE_THREADED = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class _Worker:
+    """This end of one worker."""
+
+    def __init__(self, slot: int) -> None:
+        self.slot = slot
+        self.socket, self.far_socket = socket.socketpair()
+        self.control, self.far_control = socket.socketpair()
+        self.socket.setblocking(False)
+        self.control.setblocking(False)
+        self.reader = FrameReader(self.socket)
+        self.writer = FrameWriter(self.socket)
+        self.frames_sent = 0
+        output, self.far_output = os.pipe()
+        error, self.far_error = os.pipe()
+        os.set_blocking(output, False)
+        os.set_blocking(error, False)
+        self.logs = [LogReader(output, "out"), LogReader(error, "err")]
+        self.far_position = os.memfd_create("forage-position")
+        os.ftruncate(self.far_position, POSITION_BYTES)
+        self.position = mmap.mmap(self.far_position, POSITION_BYTES)
+
+    @property
+    def far_ends(self) -> list[int]:
+        """What the worker gets, in the order in which it expects them."""
+        return [
+            self.far_socket.fileno(),
+            self.far_control.fileno(),
+            self.far_output,
+            self.far_error,
+            self.far_position,
+        ]
+
+    def close_far_ends(self) -> None:
+        self.far_socket.close()
+        self.far_control.close()
+        for descriptor in (self.far_output, self.far_error, self.far_position):
+            os.close(descriptor)
+
+    def close(self) -> None:
+        self.socket.close()
+        self.control.close()
+        self.position.close()
+        for log in self.logs:
+            os.close(log.descriptor)
+
+
+class Workers:
+    """All workers of this agent.
+
+    Args:
+        loop: Where their sockets are watched.
+        emit: Gets every event.
+        now_ms: The agent's clock.
+        environment: What workers are to have in theirs; the agent's own where None.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        emit: Callable[[Event], None],
+        now_ms: Callable[[], int],
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self._loop = loop
+        self._emit = emit
+        self._now_ms = now_ms
+        self._environment = _environment(dict(os.environ if environment is None else environment))
+        self._zygote: socket.socket | None = None
+        self.zygote_pid = 0
+        """The process from which workers are forked; 0: there is none now."""
+        self._workers: dict[int, _Worker] = {}
+
+    # -- orders ---------------------------------------------------------------------------------
+
+    def carry_out(self, order: StartWorker | RunCalls | TakeBack | KillWorker) -> None:
+        """An order of the core."""
+        match order:
+            case StartWorker():
+                self._start(order.slot)
+            case RunCalls():
+                self._run(order)
+            case TakeBack():
+                worker = self._workers.get(order.slot)
+                if worker is not None:
+                    asked = worker.frames_sent.to_bytes(CONTROL_BYTES, "big")
+                    _send_if_possible(worker.control, asked)
+            case KillWorker():
+                self._tell_zygote([ZYGOTE_KILL, order.slot])
+
+    def _start(self, slot: int) -> None:
+        if self._zygote is None:
+            self._start_zygote()
+        worker = _Worker(slot)
+        self._workers[slot] = worker
+        is_told = self._tell_zygote([ZYGOTE_START, slot], worker.far_ends)
+        worker.close_far_ends()
+        if not is_told:
+            self._end(worker, WorkerExited(slot=slot))
+            return
+        self._loop.register(worker.socket, lambda: self._on_socket(worker))
+        for log in worker.logs:
+            self._watch_log(worker, log)
+
+    def _watch_log(self, worker: _Worker, log: LogReader) -> None:
+        self._loop.register(log.descriptor, lambda: self._on_log(worker, log))
+
+    def _run(self, order: RunCalls) -> None:
+        worker = self._workers.get(order.slot)
+        if worker is None:
+            return  # It has died; the core is about to hear of it.
+        frame = [
+            list(order.drop),
+            [[code.key, code.form, code.python, code.data] for code in order.code],
+            [
+                [one.assignment, one.low, one.high, one.function, one.client_python, one.calls]
+                for one in order.chunks
+            ],
+            order.may_follow,
+        ]
+        worker.frames_sent += 1
+        if worker.writer.write(pack(frame)):
+            self._loop.register(worker.socket, lambda: self._on_socket(worker), events=_READ_WRITE)
+
+    # -- zygote ---------------------------------------------------------------------------------
+
+    def _start_zygote(self) -> None:
+        """A new interpreter, so that nothing of the agent is in it."""
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        here.setblocking(False)
+        there.set_inheritable(True)
+        arguments = [
+            sys.executable,
+            # Users' modules must not be found in whatever folder the agent was started in.
+            "-P",
+            "-m",
+            "forage_agent.shell.zygote",
+            str(there.fileno()),
+            str(os.getpid()),
+        ]
+        try:
+            self.zygote_pid = os.posix_spawn(
+                sys.executable,
+                arguments,
+                self._environment,
+                setsigmask=(),
+                setsigdef=(signal.SIGINT, signal.SIGTERM, signal.SIGCHLD),
+            )
+        except OSError as error:
+            logger.error("no process for workers could be started: %s", error)
+            here.close()
+            return
+        finally:
+            there.close()
+        self._zygote = here
+        self._loop.register(here, self._on_zygote)
+
+    def _tell_zygote(self, message: list[int], descriptors: list[int] | None = None) -> bool:
+        if self._zygote is None:
+            return False
+        try:
+            socket.send_fds(self._zygote, [cbor2.dumps(message)], descriptors or [])
+        except OSError:
+            return False  # It has died: its end of file is about to be read.
+        return True
+
+    def _on_zygote(self) -> None:
+        while self._zygote is not None:
+            try:
+                message = self._zygote.recv(4_096)
+            except BlockingIOError:
+                return
+            except OSError:
+                message = b""
+            if not message:
+                self._lost_zygote()
+                return
+            kind, slot, _pid, status = cbor2.loads(message)
+            worker = self._workers.get(slot)
+            if kind == ZYGOTE_EXITED and worker is not None:
+                self._end(worker, _exited(slot, status))
+
+    def _lost_zygote(self) -> None:
+        """Its workers die with it: the kernel sees to that."""
+        logger.error("the process that workers are forked from has died pid=%s", self.zygote_pid)
+        self._forget_zygote()
+        for worker in list(self._workers.values()):
+            self._end(worker, WorkerExited(slot=worker.slot))
+
+    def _forget_zygote(self) -> None:
+        if self._zygote is None:
+            return
+        self._loop.unregister(self._zygote)
+        self._zygote.close()
+        self._zygote = None
+        try:
+            os.waitpid(self.zygote_pid, 0)
+        except ChildProcessError:
+            pass
+        self.zygote_pid = 0
+
+    # -- what workers say -----------------------------------------------------------------------
+
+    def _on_socket(self, worker: _Worker) -> None:
+        if not worker.writer.flush():
+            self._loop.register(worker.socket, lambda: self._on_socket(worker))
+        self._receive(worker)
+        if worker.reader.is_over:
+            # How it ended, the zygote will tell.
+            self._loop.unregister(worker.socket)
+
+    def _receive(self, worker: _Worker) -> bool:
+        """Take what one receive brings; False where there was nothing."""
+        try:
+            frames = worker.reader.read()
+            if frames is None:
+                return False
+            # What was written before an outcome comes before it.
+            if frames:
+                for log in worker.logs:
+                    self._emit_lines(worker, log.read(self._now_ms()))
+            for frame in frames:
+                self._emit(_event_of(worker.slot, frame))
+        except (FrameError, ValueError, TypeError, IndexError) as error:
+            logger.error("worker is not understood slot=%s: %s", worker.slot, error)
+            self._loop.unregister(worker.socket)
+            self._tell_zygote([ZYGOTE_KILL, worker.slot])
+            return False
+        return True
+
+    def _on_log(self, worker: _Worker, log: LogReader) -> None:
+        rows = log.read(self._now_ms())
+        if rows is None:
+            self._loop.unregister(log.descriptor)
+        self._emit_lines(worker, rows)
+
+    def _emit_lines(self, worker: _Worker, rows: list[tuple[int, int, str, str]] | None) -> None:
+        if rows:
+            self._emit(LogLines(slot=worker.slot, rows=tuple(rows)))
+
+    def _end(self, worker: _Worker, event: WorkerExited) -> None:
+        """A worker is gone: its last words, then its end."""
+        while self._receive(worker):
+            pass
+        for log in worker.logs:
+            self._emit_lines(worker, log.finish(self._now_ms()))
+            self._loop.unregister(log.descriptor)
+        assignment, index = _POSITION.unpack_from(worker.position)
+        self._loop.unregister(worker.socket)
+        worker.close()
+        del self._workers[worker.slot]
+        self._emit(
+            WorkerExited(
+                slot=event.slot,
+                exit_code=event.exit_code,
+                signal=event.signal,
+                assignment=assignment,
+                index=index,
+            )
+        )
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Kill all workers and wait until nothing is left of them, 5 s at most."""
+        zygote, self._zygote = self._zygote, None
+        if zygote is not None:
+            self._loop.unregister(zygote)
+            zygote.close()
+            _wait_for(self.zygote_pid, _END_S_MAX)
+            self.zygote_pid = 0
+        for worker in self._workers.values():
+            self._loop.unregister(worker.socket)
+            for log in worker.logs:
+                self._loop.unregister(log.descriptor)
+            worker.close()
+        self._workers.clear()
+
+
+def _environment(environment: dict[str, str]) -> dict[str, str]:
+    """What workers have in their environment: nothing that is the agent's own business."""
+    for name in list(environment):
+        if name.startswith(("FORAGE_", "WATCHDOG_")) or name == "NOTIFY_SOCKET":
+            del environment[name]
+    for name in _SINGLE_THREADED:
+        # A call has one slot, which is one core; numpy alone would start a thread for each.
+        environment.setdefault(name, "1")
+    return environment
+
+
+def _event_of(slot: int, frame: Any) -> Event:
+    """The event in a worker's frame; raises ValueError or TypeError where there is none."""
+    kind = frame[0]
+    if kind == OUTCOMES:
+        _kind, assignment, first, count, run_us, errors, items = frame
+        return WorkerOutcomes(
+            slot=slot,
+            assignment=assignment,
+            first=first,
+            count=count,
+            items=items,
+            errors=tuple([(index, reason) for index, reason in errors]),
+            run_us=run_us,
+        )
+    if kind == READY:
+        return WorkerReady(slot=slot, pid=frame[1])
+    if kind == RETURNED:
+        return WorkerReturned(slot=slot, assignment=frame[1], index=frame[2])
+    if kind == LOADED:
+        return WorkerLoaded(slot=slot)
+    raise ValueError(f"a frame of the unknown kind {kind}")
+
+
+def _exited(slot: int, status: int) -> WorkerExited:
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = f"SIG{number}"
+        return WorkerExited(slot=slot, signal=name)
+    return WorkerExited(slot=slot, exit_code=os.WEXITSTATUS(status))
+
+
+def _send_if_possible(target: socket.socket, data: bytes) -> None:
+    try:
+        target.send(data)
+    except OSError:
+        pass  # The worker is gone, or has been asked thousands of times without an answer.
+
+
+def _wait_for(pid: int, limit_s: float) -> None:
+    """Wait for a child of ours; kill it when it does not end in time."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        pass  # An old kernel: the child ends by itself within its own limit.
+    else:
+        with selectors.DefaultSelector() as selector:
+            selector.register(descriptor, selectors.EVENT_READ)
+            if not selector.select(limit_s):
+                os.kill(pid, signal.SIGKILL)
+        os.close(descriptor)
+    os.waitpid(pid, 0)
