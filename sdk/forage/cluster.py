@@ -185,7 +185,9 @@ class LocalCluster:
     # -- how it starts and ends -----------------------------------------------------------------------
 
     def _start_services(self, keeper: Keeper, folder: Path, deadline_s: float) -> None:
-        environment = self._environment()
+        temporary = folder / "tmp"
+        temporary.mkdir(exist_ok=True)
+        environment = self._environment(temporary)
 
         def settings(name: str) -> dict[str, Any]:
             return {"environment": environment, "folder": folder / name}
@@ -231,14 +233,17 @@ class LocalCluster:
         for service in services:
             service.finish_stop(deadline_s)
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, temporary: Path) -> dict[str, str]:
         inherited = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith("FORAGE_") and name not in _NOT_INHERITED
         }
-        # An empty file in place of the system's configuration.
-        return {**inherited, "FORAGE_CONFIG": os.devnull, **self._given_env}
+        own = {
+            "FORAGE_CONFIG": os.devnull,  # An empty file in place of the system's.
+            "TMPDIR": str(temporary),  # So that what the killed leave there ends with the cluster.
+        }
+        return {**inherited, **own, **self._given_env}
 
     def _broker_command(self) -> list[str]:
         # After a restart it is where its clients look for it.

@@ -9,13 +9,15 @@ for them, however that one ends:
 - Services ask the kernel to be killed when the keeper dies (PDEATHSIG). It has one thread, which
   lives as long as it does, and it may fork and prepare the child in Python for the same reason.
 - As a "subreaper" the keeper inherits whatever loses its parent: workers of a killed agent, and
-  what a user's function started and left. At the end it kills until it has no children.
+  what a user's function started and left, whatever session or group it has moved to. What it
+  inherits belongs to the service whose process it has just reaped. At the end it kills until it
+  has no children.
 
 Only builtin and small modules are imported: a cluster's start waits for this process.
 
 Frames on stdin and stdout are a length of 4 bytes, then a marshalled dictionary; both ends are the
-same Python. Orders: `start`, `signal`, `close`. Reports: `started`, `line` (of stdout), `exited`
-(of the service itself), `gone` (no process is left of its group).
+same Python. Orders: `start`; `signal`, to the service itself or with all that descends from it. Reports:
+`started`, `line` (of stdout), `exited` (of the service itself), `gone` (nothing is left of it).
 """
 
 import ctypes
@@ -35,7 +37,7 @@ libc = ctypes.CDLL(None)
 
 
 class Service:
-    """One service, and the process group that it leads."""
+    """One service: its process, which leads a group, and what descends from it."""
 
     def __init__(self, name: str, pid: int, stdout: int) -> None:
         self.name = name
@@ -43,6 +45,9 @@ class Service:
         self.stdout = stdout
         self.text = b""
         self.has_exited = False
+        self.is_killed = False
+        self.children = {pid}
+        """Our own children that are of this service: itself, and what it left us."""
 
 
 class Keeper:
@@ -88,7 +93,8 @@ class Keeper:
                 if fd == self.wake_fd:
                     os.read(fd, READ_BYTES)
                     self._reap()
-                elif fd == self.parent_fd:
+                    break  # What else was ready may be closed now, and its number another's.
+                if fd == self.parent_fd:
                     self.is_over = True
                 elif fd == 0:
                     self._read_orders()
@@ -125,12 +131,22 @@ class Keeper:
                 self._start(order)
             case "signal":
                 service = self.services.get(order["name"])
-                # A group's number stays reserved while a member of it is unreaped, so this cannot
-                # reach a stranger: what has no member left is not in the table.
                 if service is not None:
-                    _signal_group(service.pid, order["signal"])
-            case "close":
-                self.is_over = True
+                    self._signal(service, order["signal"], order["to_all"])
+
+    def _signal(self, service: Service, number: int, to_all: bool) -> None:
+        # None of these numbers can be a stranger's: our children stay ours until we reap them.
+        if not to_all:
+            if not service.has_exited:
+                os.kill(service.pid, number)
+            return
+        service.is_killed = service.is_killed or number == signal.SIGKILL
+        signalled: set[int] = set()
+        # What is not yet stopped or killed may start another while we look.
+        while found := _descendants(service.children) - signalled:
+            for pid in sorted(found):
+                _kill(pid, number)
+            signalled |= found
 
     def _start(self, order: dict) -> None:  # type: ignore[type-arg]
         name = order["name"]
@@ -155,18 +171,13 @@ class Keeper:
     def _read_stdout(self, fd: int) -> None:
         service = next(item for item in self.services.values() if item.stdout == fd)
         received = os.read(fd, READ_BYTES)
-        if not received:
-            self._close_stdout(service)
-            return
         *lines, service.text = (service.text + received).split(b"\n")
         for line in lines:
             text = line.decode("utf-8", "replace")
             self._report(report="line", name=service.name, pid=service.pid, text=text)
-
-    def _close_stdout(self, service: Service) -> None:
-        if service.stdout >= 0:
-            self.poll.unregister(service.stdout)
-            os.close(service.stdout)
+        if not received:
+            self.poll.unregister(fd)
+            os.close(fd)
             service.stdout = -1
 
     def _reap(self) -> None:
@@ -174,32 +185,43 @@ class Keeper:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                break
+                return
             if pid == 0:
-                break
-            for service in self.services.values():
-                if service.pid == pid and not service.has_exited:
-                    service.has_exited = True
-                    code = os.waitstatus_to_exitcode(status)
-                    self._report(report="exited", name=service.name, pid=pid, code=code)
-        for service in list(self.services.values()):
-            if service.has_exited and not _signal_group(service.pid, 0):
-                self._close_stdout(service)
-                del self.services[service.name]
-                self._report(report="gone", name=service.name, pid=service.pid)
+                return
+            for service in list(self.services.values()):
+                if pid in service.children:
+                    self._on_death(service, pid, status)
+
+    def _on_death(self, service: Service, pid: int, status: int) -> None:
+        service.children.discard(pid)
+        if pid == service.pid:
+            service.has_exited = True
+            code = os.waitstatus_to_exitcode(status)
+            self._report(report="exited", name=service.name, pid=pid, code=code)
+        owned = set().union(*(other.children for other in self.services.values()))
+        inherited = _children(os.getpid()) - owned
+        service.children |= inherited
+        if inherited and service.is_killed:
+            self._signal(service, signal.SIGKILL, to_all=True)
+        if service.has_exited and not service.children:
+            while service.stdout >= 0:  # Nobody can write any more: it has an end.
+                self._read_stdout(service.stdout)
+            del self.services[service.name]
+            self._report(report="gone", name=service.name, pid=service.pid)
 
     # -- the end --------------------------------------------------------------------------------
 
     def end_all(self) -> None:
         """Kill every descendant; return when none is left."""
-        for service in self.services.values():
-            _signal_group(service.pid, signal.SIGKILL)
+        keeper = os.getpid()
         while True:
+            for pid in _descendants({keeper}) - {keeper}:
+                _kill(pid, signal.SIGKILL)
             # Each death may leave us orphans, so we look again after each.
-            for pid in _children():
-                os.kill(pid, signal.SIGKILL)
             try:
                 os.waitpid(-1, 0)
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
             except ChildProcessError:
                 return
 
@@ -225,30 +247,39 @@ def _become(order: dict, keeper: int, stdout: int, log: int) -> None:  # type: i
         os._exit(EXIT_NOT_STARTED)
 
 
-def _signal_group(group: int, number: int) -> bool:
-    """Whether the group has a member, a zombie included; 0 only asks."""
+def _kill(pid: int, number: int) -> None:
     try:
-        os.killpg(group, number)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # It has changed its user: it is there.
-        return True
-    return True
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass  # It has ended, or it has become another user's: the kernel knows better.
 
 
-def _children() -> list[int]:
-    """The processes whose parent we are."""
-    keeper = str(os.getpid()).encode()
-    found = []
+def _parents() -> dict[int, int]:
+    """Each process of this machine, and its parent."""
+    parents = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
                 with open(f"/proc/{entry}/stat", "rb") as stat:
-                    fields = stat.read().rpartition(b")")[2].split()
+                    # After the name, which may hold anything: the state, then the parent.
+                    parents[int(entry)] = int(stat.read().rpartition(b")")[2].split()[1])
             except OSError:
-                continue  # It ended meanwhile.
-            if fields[1] == keeper:
-                found.append(int(entry))
+                pass  # It ended meanwhile.
+    return parents
+
+
+def _children(parent: int) -> set[int]:
+    return {pid for pid, its_parent in _parents().items() if its_parent == parent}
+
+
+def _descendants(roots: set[int]) -> set[int]:
+    """The roots and all below them; zombies too."""
+    parents = _parents()
+    found = set(roots)
+    count = 0
+    while len(found) > count:
+        count = len(found)
+        found |= {pid for pid, parent in parents.items() if parent in found}
     return found
 
 

@@ -1,7 +1,7 @@
 """The services of a `LocalCluster` as processes: what can be done to them, and what they said.
 
 Owns the orders to the keeper (see `forage.keeper`) and the picture of each service that its reports
-give: its pid, its ready line, whether it has exited and whether any process of its group is left.
+give: its pid, its ready line, whether it has exited and whether anything is left of what it started.
 """
 
 import marshal
@@ -122,10 +122,10 @@ class Keeper:
 
 
 class LocalProcess:
-    """One service of a local cluster: a process, and the group that it leads.
+    """One service of a local cluster: its process, which leads a group, and all it has started.
 
-    `kill`, `freeze` and `thaw` act on the whole group: an agent's workers share its fate, as they
-    would where a machine loses its power.
+    `kill`, `freeze` and `thaw` act on all of it at once: an agent's workers share its fate, as
+    they would where a machine loses its power.
     """
 
     def __init__(
@@ -172,17 +172,17 @@ class LocalProcess:
         return self._is_started and self.exit_code is None
 
     def kill(self) -> None:
-        """SIGKILL to the group; returns when none of it is left."""
+        """SIGKILL to it and all it has started; returns when none of that is left."""
         self._signal(signal.SIGKILL)
         self._wait_until_gone()
 
     def freeze(self) -> None:
-        """SIGSTOP to the group: nothing of it runs, and no connection of it closes."""
+        """SIGSTOP to it and all it has started: nothing of it runs, no connection closes."""
         self._is_frozen = True
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """SIGCONT to the group: it goes on where it was frozen."""
+        """SIGCONT to it and all it has started: it goes on where it was frozen."""
         self._is_frozen = False
         self._signal(signal.SIGCONT)
 
@@ -198,7 +198,7 @@ class LocalProcess:
         self.wait_until_ready(deadline_s)
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL to the group where it has not ended within 5 s."""
+        """SIGTERM to it, and SIGKILL to what is left of it when it has ended, or after 5 s."""
         self.begin_stop()
         self.finish_stop(time.monotonic() + STOP_LIMIT_S)
 
@@ -256,10 +256,13 @@ class LocalProcess:
 
     def begin_stop(self) -> None:
         """Ask it to end; what is frozen cannot be asked and is killed."""
-        self._signal(signal.SIGKILL if self._is_frozen else signal.SIGTERM)
+        if self._is_frozen:
+            self._signal(signal.SIGKILL)
+        else:
+            self._signal(signal.SIGTERM, to_all=False)
 
     def finish_stop(self, deadline_s: float) -> None:
-        """Wait until it has ended; then kill what is left of its group."""
+        """Wait until it has ended; then kill what is left of it."""
         self._keeper.wait_for(lambda: not self.is_running, deadline_s)
         self.kill()
 
@@ -272,16 +275,16 @@ class LocalProcess:
         """A sentence, and the end of the log."""
         return f"{self.name} {what}. The end of its log ({self.log}):\n{self.log_tail()}"
 
-    def _signal(self, number: int) -> None:
+    def _signal(self, number: int, *, to_all: bool = True) -> None:
         if not self._is_gone:
-            self._keeper.order(do="signal", name=self.name, signal=int(number))
+            self._keeper.order(do="signal", name=self.name, signal=int(number), to_all=to_all)
 
     def _wait_until_gone(self) -> None:
         deadline_s = time.monotonic() + KILL_LIMIT_S
         if not self._keeper.wait_for(lambda: self._is_gone, deadline_s):
             raise ForageError(
-                f"{self.name} (process group {self.pid}) is still there {KILL_LIMIT_S:g} s after "
-                "SIGKILL; the kernel cannot end it, perhaps because of a dead disk or mount."
+                f"{self.name} (process {self.pid}) is still there {KILL_LIMIT_S:g} s after SIGKILL; "
+                "the kernel cannot end it, perhaps because of a dead disk or mount."
             )
 
     # -- what the keeper reports ------------------------------------------------------------------
