@@ -11,7 +11,7 @@ import cbor2
 
 from forage_wire.errors import DecodeError
 from forage_wire.limits import PACKET_BYTES_MAX
-from forage_wire.messages import CBOR_MESSAGES, Header, Linked
+from forage_wire.messages import CBOR_MESSAGES, Header, Linked, Unusable
 from forage_wire.strict import load_plain
 from forage_wire.table import table_of
 
@@ -31,6 +31,7 @@ _Message = TypeVar("_Message")
 _TYPES = {message_class: code for code, message_class in CBOR_MESSAGES.items()}
 _TABLES = {code: table_of(message_class) for code, message_class in CBOR_MESSAGES.items()}
 _HEADER = table_of(Header)
+_UNUSABLE = table_of(Unusable)
 
 _dumps = cbor2.dumps
 
@@ -74,20 +75,33 @@ def decode(payload: bytes, bytes_max: int = PACKET_BYTES_MAX) -> Linked:
 
     Raises:
         DecodeError: It is too long, not plain CBOR in its one shortest form (see
-            `forage_wire.strict`), of an unknown type, or a field is missing or wrong. Unknown
-            keys are ignored.
+            `forage_wire.strict`), of an unknown type, or a field is missing or wrong; but a
+            numbered message of the latter kinds comes back as `Unusable`, for its link to count.
+            Unknown keys are ignored.
     """
     raw = _load(payload, bytes_max)
     if type(raw) is not dict:
         raise DecodeError("not a map")
     code = raw.get("t")
-    table = _TABLES.get(code) if type(code) is str else None
+    if type(code) is not str:
+        raise DecodeError("it names no message type")
+    table = _TABLES.get(code)
     if table is None:
-        raise DecodeError(f"unknown message type {str(code)[:40]!r}")
+        return _unusable(raw, f"unknown message type {code[:40]!r}")
     try:
         message: Linked = table.decode_map(raw)
     except ValueError as error:
-        raise DecodeError(f"{code}: {error}") from None
+        return _unusable(raw, f"{code}: {error}")
+    return message
+
+
+def _unusable(raw: dict[str, Any], reason: str) -> Unusable:
+    try:
+        message: Unusable = _UNUSABLE.decode_map({**raw, "reason": reason})
+    except ValueError:
+        raise DecodeError(reason) from None
+    if message.n == 0:
+        raise DecodeError(reason)
     return message
 
 

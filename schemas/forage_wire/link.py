@@ -27,7 +27,7 @@ from forage_wire.limits import (
     REPEAT_AFTER_MS_MAX,
     UNFINISHED_PART_BYTES_MAX,
 )
-from forage_wire.messages import Linked, Part, Seen
+from forage_wire.messages import Linked, Part, Seen, Unusable
 from forage_wire.parts import PartAssembler, cut_parts
 
 __all__ = ["Link", "Outgoing", "fits_packet", "link_number"]
@@ -313,11 +313,16 @@ class Link:
     def receive(self, message: Linked, now_ms: int) -> list[Linked]:
         """The messages that `message` makes available, in order, parts put together.
 
-        A repeat or a `Seen` gives none; one that is ahead of a gap waits.
+        A repeat or a `Seen` gives none; one that is ahead of a gap waits. An `Unusable` is
+        given, for the core to count.
         """
         self._active[id(self)] = self
         self._on_seen(message, now_ms)
         if message.n == 0:
+            if type(message) is Part:
+                # Parts are numbered here: of one that is not, the rest may never come.
+                self.dropped += 1
+                return []
             return [] if type(message) is Seen else [message]
         if self._seen_due_ms is None:
             self._seen_due_ms = now_ms + BARE_SEEN_AFTER_MS
@@ -349,6 +354,8 @@ class Link:
                 inner = decode(whole, UNFINISHED_PART_BYTES_MAX)
                 if type(inner) is Part:
                     raise DecodeError("a part within parts")
+                if type(inner) is Unusable:
+                    raise DecodeError(inner.reason)
                 # Whose it is and what it has seen is what its last part says: that was checked,
                 # and is newer.
                 ready.append(

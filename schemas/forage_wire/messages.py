@@ -91,6 +91,7 @@ __all__ = [
     "TaskStatus",
     "Trim",
     "Trimmed",
+    "Unusable",
     "Welcome",
 ]
 
@@ -273,6 +274,17 @@ class Part(Linked):
     digest: Annotated[bytes | None, "h", kinds.nullable(_HASH)] = None
     """SHA-256 of the whole, in part 0."""
     data: Annotated[bytes, "d", kinds.data(PART_BYTES)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unusable(Linked):
+    """A numbered message that the decoder cannot use: of an unknown type, or wrong in a field.
+
+    Nobody sends one. A link must count it as received, else its other end would repeat it for
+    ever and send nothing else once the window is full; cores count it and drop it.
+    """
+
+    reason: Annotated[str, "reason", kinds.text()]
 
 
 # -- controller to device (inbox) ---------------------------------------------------------------

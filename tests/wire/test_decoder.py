@@ -20,6 +20,7 @@ from forage_wire.messages import (
     DeviceLoad,
     DevicePresence,
     Seen,
+    Unusable,
 )
 from forage_wire.strict import load_plain
 from wire.strategies import DOCUMENT_CLASSES, MESSAGE_CLASSES, instances
@@ -329,6 +330,25 @@ def test_lists_are_refused_above_their_limit() -> None:
     assert isinstance(longest, DeviceInventory)
     with pytest.raises(DecodeError):
         codec.decode(cbor2.dumps({"t": "device-inventory", "r": [row] * 4_097}), 2**20)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [({"t": "of-a-later-minor"}, "unknown"), ({"t": "attach", "k": 5}, "k"), ({"t": "drain"}, "o")],
+)
+def test_a_numbered_message_that_cannot_be_used_still_counts_for_its_link(
+    fields: dict[str, Any], reason: str
+) -> None:
+    stamps = {"s": "0123456789abcdef-1", "c": "fedcba9876543210-3", "e": 2, "n": 7, "q": 4}
+    found = codec.decode(cbor2.dumps({**fields, **stamps}))
+    assert isinstance(found, Unusable)
+    assert (found.session, found.controller, found.epoch, found.n, found.seen) == tuple(
+        stamps.values()
+    )
+    assert reason in found.reason
+    for unnumbered in ({**stamps, "n": 0}, {**stamps, "s": "?"}, {**stamps, "e": -1}):
+        with pytest.raises(DecodeError):
+            codec.decode(cbor2.dumps({**fields, **unnumbered}))
 
 
 # -- calls ----------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import heapq
 import random
 from dataclasses import dataclass, field
 
+import cbor2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -252,6 +253,22 @@ def test_unnumbered_messages_pass_and_bare_seen_does_not() -> None:
     assert link.receive(beat, 0) == [beat]
     assert link.receive(seen_from_peer(0), 0) == []
     assert link.next_wakeup_ms() is None
+
+
+def test_a_message_that_cannot_be_used_does_not_hold_up_those_behind_it() -> None:
+    link = new_link()
+    payload = cbor2.dumps({"t": "of-a-later-minor", "s": SESSION, "c": CONTROLLER, "n": 1})
+    unusable = decode(payload)
+    assert link.receive(unusable, 0) == [unusable]
+    following = encode_decode(message(2), n=2)
+    assert link.receive(following, 0) == [following]
+    assert decoded(link.poll(BARE_SEEN_AFTER_MS)) == [seen_from_peer(2)]
+
+
+def test_a_part_without_a_number_is_dropped_and_counted() -> None:
+    link = new_link()
+    assert link.receive(Part(message=1, index=0, count=2, data=b"x"), 0) == []
+    assert link.dropped == 1
 
 
 # -- parts ----------------------------------------------------------------------------------------
