@@ -239,7 +239,7 @@ def test_trimmed_slices_keep_the_tag_of_what_was_assigned(bench: Harness) -> Non
 def test_cancel_skips_what_has_not_begun_and_says_so(bench: Harness) -> None:
     bench.assign(assignment(1, 0, 4))
     bench.send(CancelAssigned(assignment=number(1), ranges=((0, 2), (3, 4))))
-    assert bench.errors() == [(1, "cancelled", True), (3, "cancelled", True)]
+    assert bench.errors() == [(1, "cancelled", False), (3, "cancelled", False)]
     assert bench.outcomes()[1]["reason"] == "cancelled"
     bench.finish(1, 0)
     assert bench.given()[-1] == (0, number(1), 2, 3)
@@ -252,7 +252,7 @@ def test_forced_cancel_kills_what_runs_and_the_rest_goes_on(bench: Harness) -> N
     bench.send(CancelAssigned(assignment=number(1), ranges=((0, 1),), force=True))
     assert [kill.why for kill in bench.taken(KillWorker)] == ["cancelled"]
     bench.die(counter=1, index=0, signal="SIGKILL")
-    assert bench.errors() == [(0, "cancelled", True)]
+    assert bench.errors() == [(0, "cancelled", False)]
     bench.ready()
     assert bench.given() == [(0, number(1), 1, 2)]
 

@@ -166,7 +166,7 @@ def test_the_owners_cancel_ends_its_calls_and_tells_the_device() -> None:
     }
     assert desk.core.backlog.waiting == 0
     for assignment in list(pi.assignments):
-        pi.finish(assignment, errors=((assignment.low, "cancelled", True),))
+        pi.finish(assignment, errors=((assignment.low, "cancelled", False),))
     assert client.of(Released)[0].tasks == (task,)
 
 

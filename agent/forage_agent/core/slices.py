@@ -150,6 +150,10 @@ class Slice:
 
     def is_final(self, reason: str) -> bool:
         """Whether an error of this reason ends its call, or another attempt may follow."""
+        if reason == "cancelled":
+            # Whoever ordered that knows what became of the call: its client has ended it, or
+            # another attempt settles it (also a controller's that gave this device up too early).
+            return False
         if self.header.options.at_most_once:
             return True
         match reason:
