@@ -102,17 +102,20 @@ class Future(concurrent.futures.Future[_T]):
                     extra = self._extra = _Extra()
         return extra
 
-    @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]
-        return self._more().condition
+    # For type checkers these stay the attributes that the base class declares.
+    if not TYPE_CHECKING:
 
-    @property
-    def _waiters(self) -> list[Any]:  # type: ignore[override]
-        return self._more().waiters
+        @property
+        def _condition(self) -> threading.Condition:
+            return self._more().condition
 
-    @property
-    def _done_callbacks(self) -> list[Callable[[Any], object]]:
-        return self._more().callbacks
+        @property
+        def _waiters(self) -> list[Any]:
+            return self._more().waiters
+
+        @property
+        def _done_callbacks(self) -> list[Callable[[Any], object]]:
+            return self._more().callbacks
 
     # -- what forage adds ---------------------------------------------------------------------
 
@@ -258,7 +261,7 @@ class Future(concurrent.futures.Future[_T]):
         if self._state in (PENDING, RUNNING):
             with LOCK:
                 if self._state in (PENDING, RUNNING):
-                    self._done_callbacks.append(fn)
+                    self._more().callbacks.append(fn)
                     return
         try:
             fn(self)
