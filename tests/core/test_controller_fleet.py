@@ -4,6 +4,7 @@ from core.desk import TOPICS, Desk, FakeDevice
 from forage_controller.core.config import Limits
 from forage_wire.codec import encode, encode_json
 from forage_wire.messages import (
+    AssignmentRefused,
     Beat,
     ControllerPresence,
     DeviceLoad,
@@ -297,3 +298,31 @@ def test_an_assignment_of_a_task_nobody_claims_is_forgotten_after_a_minute() -> 
     assert not pi.of(Forget)
     desk.advance(6_000)
     assert pi.of(Forget)[0].assignments == (99,)
+
+
+def test_a_device_bound_to_a_higher_epoch_makes_the_controller_take_the_next() -> None:
+    desk = Desk().begin()
+    obedient = desk.device("pi1")
+    desk.client().submit(1)
+    pi = desk.device("pi2")
+    assert pi.link is not None
+    refusal = AssignmentRefused(
+        session=pi.session,
+        controller=f"{desk.start}-1",
+        reason="epoch",
+        epoch_bound=9,
+        holder="d" * 16 + "-1",
+    )
+    pi.received.clear()
+    pi.link = None
+    desk.publish(TOPICS.outbox("pi2"), encode(refusal))
+    desk.run()
+    assert desk.core.epoch == 10
+    (report,) = pi.of(Report)
+    assert report.epoch == 10
+    assert report.n == (1 << 32) + 1, "the first of the second link with this session"
+    obedient.finish(obedient.assignments[0])
+    assert desk.core.ledger.settled == 1
+    desk.clients[0].submit(8)
+    given = [row for row in [*obedient.assignments, *pi.assignments] if row.assignment >> 40 == 10]
+    assert sum(row.high - row.low for row in given) == 8
