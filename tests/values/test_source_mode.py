@@ -366,3 +366,93 @@ def test_a_class_of_main_is_one_class_in_function_argument_and_result(tmp_path: 
     assert [report["value"] for report in reports] == ["Point(2)", "Point(3)", "Point(4)"]
     assert all(report["type_of_argument"] for report in reports)
     assert {report["kind"] for report in reports} == {3}
+
+
+def test_decorated_functions_are_source_with_their_decorators(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.write(
+        decorated="""
+        import functools
+        def twice(function):
+            @functools.wraps(function)
+            def inner(x):
+                return function(function(x))
+            return inner
+        @twice
+        def add(x):
+            return x + 1
+        @functools.cache
+        def cached(x):
+            return x + 2
+        """
+    )
+    script = """
+        import functools
+        import decorated
+        STEP = 10
+        def thrice(function):
+            @functools.wraps(function)
+            def inner(*args):
+                return 3 * function(*args)
+            return inner
+        @thrice
+        @functools.lru_cache(maxsize=5)
+        def both(x):
+            return x + STEP
+        @functools.cache
+        def cached(x):
+            return x + STEP
+        CALLS = [
+            (both, (1,)),
+            (cached, (1,)),
+            (cached.__wrapped__, (1,)),
+            (decorated.add, (1,)),
+            (decorated.add.__wrapped__, (1,)),
+            (decorated.cached, (1,)),
+        ]
+    """
+    reports = project.run(script, device=python("3.13"))
+
+    assert [report["value"] for report in reports] == ["33", "11", "11", "3", "2", "3"]
+    assert {report["form"] for report in reports} == {"source"}
+
+
+def test_the_cache_keeps_functions_of_a_script(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.write(helpers="CONFIG = {}\ndef f(x):\n    return CONFIG, x\n")
+    script = """
+        import functools
+        import helpers
+        from helpers import CONFIG
+        from forage_wire.values import FunctionCache
+        STEP = 10
+        def wrap(function):
+            @functools.wraps(function)
+            def inner(*args):
+                return function(*args)
+            return inner
+        def plain(x):
+            return x + STEP + len(CONFIG)
+        @wrap
+        def wrapped(x):
+            return x + STEP
+        @functools.cache
+        def cached(x):
+            return x + STEP
+        cache = FunctionCache()
+        functions = (plain, wrapped, cached, helpers.f)
+        first = [cache.get(function) for function in functions]
+        again = [cache.get(function) for function in functions]
+        STEP = 11
+        changed = [cache.get(function) for function in functions]
+        CALLS = [
+            (str, ([one is two for one, two in zip(first, again)],)),
+            (str, ([one.hash == two.hash for one, two in zip(again, changed)],)),
+            (cached, (1,)),
+        ]
+    """
+    kept, same, called = project.run(script)
+
+    assert kept["value"] == "'[True, True, True, True]'"
+    assert same["value"] == "'[False, False, False, True]'"
+    assert called["value"] == "12"

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 import cbor2
 
 from forage_wire.values.checking import assigned_globals, global_names, same_code
-from forage_wire.values.modules import FUTURE_ANNOTATIONS, ModuleText, attribute_of
+from forage_wire.values.modules import FUTURE_ANNOTATIONS, ModuleText, attribute_of, unwrapped
 from forage_wire.values.user_modules import (
     absolute_name,
     closure_of,
@@ -29,7 +29,7 @@ from forage_wire.values.user_modules import (
     user_file,
 )
 
-__all__ = ["NotSource", "extract", "is_constant", "unwrapped"]
+__all__ = ["NotSource", "extract", "is_constant"]
 
 CONSTANT_CHARACTERS_MAX: Final = 16 * 1024
 """A longer constant makes a pickle of the function: text is no form for data."""
@@ -239,20 +239,6 @@ class _Cut:
         key = sha256(cbor2.dumps([path, text, preamble, rows])).digest()
         main = ModuleText("__main__", path, False, text, preamble, key)
         return [main, *modules]
-
-
-def unwrapped(value: Any) -> Any:
-    """The function inside decorators that name it as `__wrapped__`."""
-    for _ in range(16):
-        try:
-            inner = getattr(value, "__wrapped__", None)
-        # Any object may stand behind a global's name, and answer as it likes.
-        except Exception:
-            return value
-        if inner is None or isinstance(value, ModuleType | type):
-            return value
-        value = inner
-    return value
 
 
 def _travels(module: str) -> bool:

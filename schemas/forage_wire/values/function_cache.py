@@ -18,6 +18,7 @@ from typing import Any, Final
 from weakref import ref
 
 from forage_wire.values.checking import global_names
+from forage_wire.values.modules import unwrapped
 from forage_wire.values.shipping import Plan, ShippedFunction, carry_out, plan
 from forage_wire.values.user_modules import is_on_devices, user_file
 
@@ -242,6 +243,9 @@ class _Finder:
                 self.visit(item)
         elif kind is FunctionType:
             self._function(value)
+        elif self._entry is not None and isinstance(unwrapped(value), FunctionType):
+            # A decorator's object (of functools.cache, say); in source mode it is made anew there.
+            self._function(unwrapped(value))
         elif kind is ModuleType:
             self._module(value.__name__, value)
         elif isinstance(value, type | BuiltinFunctionType) and not _is_bound(value):
@@ -272,8 +276,9 @@ class _Finder:
             return
         names = global_names(function.__code__)
         self.watches[id(function)] = _Watch(function, names, self._gone)
-        if function.__dict__:
+        if not function.__dict__.keys() <= {"__wrapped__"}:
             raise _CanChange
+        self.visit(function.__dict__.get("__wrapped__", _MISSING))
         for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
             self.visit(default)
         for cell in function.__closure__ or ():

@@ -42,6 +42,7 @@ __all__ = [
     "module_text_of",
     "remember_own",
     "shipped_module",
+    "unwrapped",
 ]
 
 MODULES_KEPT_MAX: Final = 1_024
@@ -282,6 +283,20 @@ def attribute_of(holder: Any, path: str) -> Any:
     for part in path.split("."):
         holder = getattr(holder, part)
     return holder
+
+
+def unwrapped(value: Any) -> Any:
+    """The function inside decorators that name it as `__wrapped__`."""
+    for _ in range(16):
+        try:
+            inner = getattr(value, "__wrapped__", None)
+        # Any object may stand behind a global's name, and answer as it likes.
+        except Exception:
+            return value
+        if inner is None or isinstance(value, ModuleType | type):
+            return value
+        value = inner
+    return value
 
 
 def shipped_module(

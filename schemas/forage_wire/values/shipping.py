@@ -26,7 +26,7 @@ import cbor2
 from forage_wire.errors import NotSerializable
 from forage_wire.limits import CALL_BYTES_MAX
 from forage_wire.values.checking import differs_from_text, global_names
-from forage_wire.values.modules import ModuleText, attribute_of
+from forage_wire.values.modules import ModuleText, attribute_of, unwrapped
 from forage_wire.values.pickles import PYTHON, describe, dump
 from forage_wire.values.user_modules import closure_of, is_on_devices, user_file
 
@@ -86,10 +86,10 @@ def ship(function: Callable[..., Any]) -> ShippedFunction:
 def plan(function: Callable[..., Any]) -> Plan:
     """Find out how a function will travel."""
     # Imported here: a worker ships nothing, and does not pay for a parser.
-    from forage_wire.values.extraction import NotSource, extract, unwrapped
+    from forage_wire.values.extraction import NotSource, extract
 
     try:
-        module, path = _place(function, unwrapped)
+        module, path = _place(function)
         if module != "__main__":
             if is_on_devices(module):
                 return Plan((module, path), [], "")
@@ -98,14 +98,16 @@ def plan(function: Callable[..., Any]) -> Plan:
             if why:
                 raise NotSource(why)
             return Plan((module, path), modules, "")
-        if not isinstance(function, FunctionType):
+        # A decorated function's text is that of the function inside, with its decorators.
+        inner = unwrapped(function)
+        if not isinstance(inner, FunctionType):
             raise NotSource(f"it is {describe(function)} of __main__")
-        return Plan((module, path), extract(function), "")
+        return Plan((module, path), extract(inner), "")
     except NotSource as error:
         return Plan(None, [], str(error))
 
 
-def _place(function: Any, unwrapped: Callable[[Any], Any]) -> tuple[str, str]:
+def _place(function: Any) -> tuple[str, str]:
     """The module and the dotted path where a function is found by name. Raises NotSource."""
     from forage_wire.values.extraction import NotSource
 
