@@ -122,12 +122,14 @@ class WorkerHarness:
         """All log lines so far."""
         return [row for event in self.of(LogLines) for row in event.rows]
 
-    def exit_of(self, slot: int = 0) -> WorkerExited:
-        """Wait for the end of a slot's worker."""
-        self.until(lambda: any(event.slot == slot for event in self.of(WorkerExited)))
-        return [event for event in self.of(WorkerExited) if event.slot == slot][-1]
+    def next_exit(self) -> WorkerExited:
+        """Wait for the end of a worker; that event is then forgotten."""
+        self.until(lambda: self.of(WorkerExited))
+        found = self.of(WorkerExited)[0]
+        self.events.remove(found)
+        return found
 
     def kill(self, slot: int = 0) -> WorkerExited:
         """End a worker."""
         self.workers.carry_out(KillWorker(slot=slot, why="timeout"))
-        return self.exit_of(slot)
+        return self.next_exit()

@@ -104,7 +104,7 @@ class Worker:
         self._agent = agent
         self._control = control
         self._shared_position = position
-        self._pid = os.getpid()
+        self._is_fork = False
         self.position = (0, 0)
         """(assignment, index) of the call that began last."""
         self._is_running = False
@@ -132,7 +132,8 @@ class Worker:
     def run(self, streams: list[_CallText]) -> None:
         """Run what comes until the agent is gone."""
         self._streams = streams
-        self._send(pack([READY, self._pid]))
+        os.register_at_fork(after_in_child=self._on_fork)
+        self._send(pack([READY, os.getpid()]))
         while True:
             call = self._next()
             if call is None:
@@ -142,7 +143,7 @@ class Worker:
             began_ns = perf_counter_ns()
             item, reason = self._run(call)
             run_ns = perf_counter_ns() - began_ns
-            if os.getpid() != self._pid:
+            if self._is_fork:
                 # The call has forked, and this is the child: its return value is nobody's.
                 os._exit(0)
             for stream in self._streams:
@@ -151,6 +152,9 @@ class Worker:
             with self._lock:
                 self._is_running = False
                 self._hold(call, item, reason, run_ns)
+
+    def _on_fork(self) -> None:
+        self._is_fork = True
 
     def _next(self) -> _Call | None:
         """The next call, which has begun then; None where there is none."""
