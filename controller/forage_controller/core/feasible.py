@@ -83,6 +83,7 @@ def _amount(capabilities: DeviceCapabilities, name: str) -> int:
         return capabilities.resources[name]
     built_in = {
         "memory_bytes": capabilities.memory_bytes,
+        "memory_mb": capabilities.memory_bytes // 1_000_000,
         "cores": capabilities.cores,
         "slots": capabilities.slots,
         "network_bytes_s": capabilities.network_bytes_s,
