@@ -1,12 +1,13 @@
-"""What the controller's store alone can do: JSON lines on stdout.
+"""What the controller's store alone takes, at given rates: JSON lines on stdout.
 
     python bench/store.py [--directory DIR] [--seconds 3] [--busy]
 
-`merged`: pages of 1,000 calls at full speed, each with its assignment, twenty outcome messages and
-its end. `single`: tasks of one call, each a page, an assignment, an outcome, a close, a collected
-and a release, with 200 ms of them alive at a time. `alone`: one save after another, each waiting
-for its commit. `--busy` keeps another thread of the process at full load, as the controller's loop
-would at its limit.
+`merged`: tasks of 1,000 calls, each a page, an assignment, twenty outcome messages, a close, a
+collected and a release. `single`: tasks of one call, each a page, an assignment, an outcome, a
+close, and 200 ms later a collected and a release. `alone`: one save after another, each waiting
+for its commit. Latencies are from the handing over to the answer; the processor's share is that of
+the whole process, which also makes the operations here. `--busy` keeps another thread at full load,
+as the controller's loop would at its limit.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from forage_controller.core.operations import (
     SavePage,
     SaveReleased,
 )
+from forage_controller.main import SWITCH_INTERVAL_S
 from forage_controller.shell.store import Store
 
 CLIENT = "0123456789abc"
@@ -103,6 +105,7 @@ class Driver:
         self.sent_at: deque[tuple[int, float]] = deque()
         self.latencies_ms: list[float] = []
         self.commits = 0
+        self.alive: deque[tuple[str, float]] = deque()
 
     def save(self, *operations: Operation) -> None:
         self.number += 1
@@ -129,52 +132,51 @@ class Driver:
             self.take()
 
 
-def merged(driver: Driver, until: float) -> int:
+TICK_S = 0.002
+
+
+def merged(driver: Driver, number: int) -> int:
+    task = f"{CLIENT}-{base_32(number)}"
+    driver.save(page_of(task, 1000, 20), assignment_of(task, number + 1, 0, 1000))
+    for low in range(0, 1000, 50):
+        driver.save(outcomes_of(task, number + 1, low, low + 50, 8))
+    driver.save(ClosedAssignment(assignment=number + 1))
+    driver.save(SaveCollected(task=task, ranges=((0, 1000),)), SaveReleased(task=task))
+    return 1000
+
+
+def single(driver: Driver, number: int) -> int:
+    task = f"{CLIENT}-{base_32(number)}"
+    driver.save(page_of(task, 1, 20), assignment_of(task, number + 1, 0, 1))
+    driver.save(outcomes_of(task, number + 1, 0, 1, 8), ClosedAssignment(assignment=number + 1))
+    driver.alive.append((task, time.monotonic() + 0.2))
+    while driver.alive and driver.alive[0][1] < time.monotonic():
+        old, _ = driver.alive.popleft()
+        driver.save(SaveCollected(task=old, ranges=((0, 1),)), SaveReleased(task=old))
+    return 1
+
+
+def alone(driver: Driver, number: int) -> int:
+    driver.save(page_of(f"{CLIENT}-{base_32(number)}", 1, 20))
+    driver.drain()
+    return 1
+
+
+def drive(
+    driver: Driver, work: Callable[[Driver, int], int], tasks_per_s: float, seconds: float
+) -> int:
+    """Offer tasks at a rate (0: one after another), in ticks as a loop's turns would."""
     calls = 0
-    task_number = 0
-    while time.monotonic() < until:
-        task = f"{CLIENT}-{base_32(task_number)}"
-        task_number += 1
-        driver.save(page_of(task, 1000, 20))
-        driver.save(assignment_of(task, task_number, 0, 1000))
-        for low in range(0, 1000, 50):
-            driver.save(outcomes_of(task, task_number, low, low + 50, 8))
-        driver.save(ClosedAssignment(assignment=task_number))
-        driver.save(SaveCollected(task=task, ranges=((0, 1000),)), SaveReleased(task=task))
-        calls += 1000
+    number = 0
+    started = time.monotonic()
+    while (elapsed := time.monotonic() - started) < seconds:
+        due = int(elapsed * tasks_per_s) if tasks_per_s else number + 1
+        while number < due and len(driver.sent_at) < 50_000:
+            calls += work(driver, number)
+            number += 1
         driver.flush()
-        while len(driver.sent_at) > 20_000:
-            driver.take()
-    return calls
-
-
-def single(driver: Driver, until: float) -> int:
-    alive: deque[tuple[str, float]] = deque()
-    calls = 0
-    while time.monotonic() < until:
-        for _ in range(50):
-            task = f"{CLIENT}-{base_32(calls)}"
-            calls += 1
-            driver.save(page_of(task, 1, 20))
-            driver.save(assignment_of(task, calls, 0, 1))
-            driver.save(outcomes_of(task, calls, 0, 1, 8))
-            driver.save(ClosedAssignment(assignment=calls))
-            alive.append((task, time.monotonic() + 0.2))
-        while alive and alive[0][1] < time.monotonic():
-            task, _ = alive.popleft()
-            driver.save(SaveCollected(task=task, ranges=((0, 1),)), SaveReleased(task=task))
-        driver.flush()
-        while len(driver.sent_at) > 20_000:
-            driver.take()
-    return calls
-
-
-def alone(driver: Driver, until: float) -> int:
-    calls = 0
-    while time.monotonic() < until:
-        driver.save(page_of(f"{CLIENT}-{base_32(calls)}", 1, 20))
-        driver.drain()
-        calls += 1
+        if tasks_per_s:
+            time.sleep(TICK_S)
     return calls
 
 
@@ -183,7 +185,12 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def measure(
-    name: str, work: Callable[[Driver, float], int], directory: Path, seconds: float, busy: bool
+    name: str,
+    work: Callable[[Driver, int], int],
+    tasks_per_s: float,
+    directory: Path,
+    seconds: float,
+    busy: bool,
 ) -> None:
     stop = threading.Event()
 
@@ -198,7 +205,7 @@ def measure(
             burner.start()
         started = time.monotonic()
         processor = time.process_time()
-        calls = work(driver, started + seconds)
+        calls = drive(driver, work, tasks_per_s, seconds)
         driver.drain()
         elapsed = time.monotonic() - started
         processor = time.process_time() - processor
@@ -207,7 +214,7 @@ def measure(
             burner.join()
         driver.store.close()
         began = time.monotonic()
-        again = Store(Path(place), lambda event: None)
+        again = Store(Path(place), driver.events.put)
         again.recover()
         recover_s = time.monotonic() - began
         again.close()
@@ -216,12 +223,13 @@ def measure(
         "bench": "store",
         "case": name,
         "busy": busy,
+        "offered_tasks_per_s": tasks_per_s,
         "calls_per_s": round(calls / elapsed),
         "saves_per_s": round(driver.number / elapsed),
         "commits_per_s": round(driver.commits / elapsed),
         "commit_ms_p50": percentile(driver.latencies_ms, 0.5),
         "commit_ms_p99": percentile(driver.latencies_ms, 0.99),
-        "processor_us_per_save": round(processor / driver.number * 1e6, 2),
+        "processor_percent": round(processor / elapsed * 100),
         "recover_s": round(recover_s, 3),
         "files_mib": round(size / 2**20, 1),
     }
@@ -235,8 +243,17 @@ def main() -> int:
     parser.add_argument("--busy", action="store_true")
     arguments = parser.parse_args()
     os.makedirs(arguments.directory, exist_ok=True)
-    for name, work in (("merged", merged), ("single", single), ("alone", alone)):
-        measure(name, work, arguments.directory, arguments.seconds, arguments.busy)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    for name, work, rate in (
+        ("alone", alone, 0.0),
+        ("merged", merged, 100.0),
+        ("merged", merged, 300.0),
+        ("single", single, 1_000.0),
+        ("single", single, 5_000.0),
+        ("single", single, 10_000.0),
+        ("single", single, 20_000.0),
+    ):
+        measure(name, work, rate, arguments.directory, arguments.seconds, arguments.busy)
     return 0
 
 

@@ -32,8 +32,8 @@ from shell.store_tools import (
     picture_of,
 )
 
-# Two of one client, and one whose counter is spelt with a leading zero.
-TASKS = st.sampled_from([f"{CLIENT}-1", f"{CLIENT}-2", f"{CLIENT}-01"])
+# Neighbours of one client, and one whose counter is spelt with a leading zero.
+TASKS = st.sampled_from([f"{CLIENT}-0", f"{CLIENT}-1", f"{CLIENT}-01"])
 NUMBERS = st.integers(1, 5)
 CODES = [b"1" * 32, b"2" * 32]
 LARGE = b"x" * 9_000

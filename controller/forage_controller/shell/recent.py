@@ -73,16 +73,21 @@ _LITERAL = "="
 def _split(task: str) -> tuple[str, int]:
     """Client and counter; `=` with the whole id, and 0, where the counter is spelt otherwise."""
     client, _, text = task.rpartition("-")
-    try:
-        counter = int(text, 32)
-    except ValueError:
-        counter = -1
-    return (client, counter) if _text(counter) == text else (_LITERAL + task, 0)
+    # Exactly the texts that `_text` makes: int() alone also takes signs, capitals, spaces and more.
+    if (
+        text.isascii()
+        and text.isalnum()
+        and text == text.lower()
+        and (text[0] != "0" or text == "0")
+    ):
+        try:
+            return client, int(text, 32)
+        except ValueError:
+            pass
+    return _LITERAL + task, 0
 
 
 def _text(counter: int) -> str:
-    if counter < 0:
-        return ""
     text = _DIGITS[counter & 31]
     while counter := counter >> 5:
         text = _DIGITS[counter & 31] + text

@@ -17,6 +17,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -124,21 +125,21 @@ class Store:
         self._journal_bytes = 0
         self._straight_bytes = 0
 
-        try:
-            self._writer = open_database(self._file)
-            self._reader = open_database(self._file, reader=True)
-            self._recent = load_recent(self._writer)
-            self._fold()
-            self._write(self._tidy)
-        except sqlite3.Error as error:
-            self._directory.close()
-            raise StoreError(reason_of(error, self._file)) from None
-        except JournalError as error:
-            self._directory.close()
-            raise StoreError(damaged(self._file, f"the journal: {error}")) from None
-        except BaseException:
-            self._directory.close()
-            raise
+        with ExitStack() as opened:
+            opened.callback(self._directory.close)
+            try:
+                self._writer = open_database(self._file)
+                opened.callback(self._writer.close)
+                self._reader = open_database(self._file, reader=True)
+                opened.callback(self._reader.close)
+                self._recent = load_recent(self._writer)
+                self._fold()
+                self._write(self._tidy)
+            except sqlite3.Error as error:
+                raise StoreError(reason_of(error, self._file)) from None
+            except JournalError as error:
+                raise StoreError(damaged(self._file, f"the journal: {error}")) from None
+            self._opened = opened.pop_all()
 
         self._threads = [
             threading.Thread(target=self._run, args=(work,), name=name, daemon=True)
@@ -186,9 +187,7 @@ class Store:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
-        self._reader.close()
-        self._writer.close()
-        self._directory.close()
+        self._opened.close()
 
     # ------------------------------------------------------------------ threads
 
@@ -243,17 +242,25 @@ class Store:
     def _sort(self, operation: Operation, journaled: list[Operation]) -> None:
         """To its table at once, or to the journal and the memory."""
         recent = self._recent
-        if isinstance(operation, SaveEpoch | SaveCode):
+        size = 0
+        # By exact type and without unions: this runs for every operation.
+        kind = type(operation)
+        if kind is SavePage:
+            size = len(operation.calls)  # type: ignore[union-attr]
+        elif kind is SaveOutcomes:
+            size = len(operation.data)  # type: ignore[union-attr]
+        elif kind is SaveEpoch or kind is SaveCode:
             self._straight.append(operation)
             return
-        if isinstance(operation, SavePage | SaveOutcomes):
-            size = len(operation.calls if isinstance(operation, SavePage) else operation.data)
-            if size >= STRAIGHT_BYTES and recent.goes_straight(operation):
-                recent.in_tables.add(operation.task)
-                self._straight.append(operation)
-                self._straight_bytes += size
-                return
-        if recent.apply(operation):
+        if (
+            size >= STRAIGHT_BYTES
+            and isinstance(operation, SavePage | SaveOutcomes)
+            and recent.goes_straight(operation)
+        ):
+            recent.in_tables.add(operation.task)
+            self._straight.append(operation)
+            self._straight_bytes += size
+        elif recent.apply(operation):
             journaled.append(operation)
 
     def _append(self, data: bytes) -> None:
