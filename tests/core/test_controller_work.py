@@ -199,6 +199,30 @@ def test_no_eligible_device_is_a_sentence_for_each_device_after_the_wait() -> No
     assert "pi1: its label camera is no, not yes" in item["message"]
 
 
+def test_without_any_device_the_wait_is_over_in_time_too() -> None:
+    desk = Desk().begin()
+    client = desk.client()
+    client.submit(2, wait_ms=5_000)
+    desk.advance(4_000)
+    assert not client.of(Outcomes)
+    desk.advance(2_000)
+    (made,) = client.of(Outcomes)[0].sets
+    assert made.ranges == ((0, 2),)
+    assert "no device is known" in cbor2.loads(made.data)[0]["message"]
+
+
+def test_a_busy_fleet_does_not_hide_that_no_device_may_run_a_call() -> None:
+    desk = Desk().begin()
+    desk.device("pi1")
+    client = desk.client()
+    client.submit(200)
+    assert desk.core.backlog.waiting, "the device is full"
+    task = client.submit(1, requires=("camera",), wait_ms=5_000)
+    desk.advance(6_000)
+    (outcomes,) = client.of(Outcomes)
+    assert [made.task for made in outcomes.sets] == [task]
+
+
 def test_pickled_code_goes_only_to_devices_of_its_python() -> None:
     desk = Desk().begin()
     old = desk.device("old", python="3.11")

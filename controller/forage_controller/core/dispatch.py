@@ -181,6 +181,7 @@ class Dispatcher:
                     break
             turns = going
         if not self._roomy:
+            self._set_aside_starved(turns, now_ms)
             self._beyond_the_window(now_ms)
         self._assignments.send()
         self._look_at_touched(now_ms)
@@ -199,6 +200,14 @@ class Dispatcher:
         placed = device is not None and self._assign(queue, device, now_ms)
         self._backlog.had_turn(queue)
         return placed and bool(queue.pending)
+
+    def _set_aside_starved(self, turns: list[CallQueue], now_ms: int) -> None:
+        """No device has room; for some queues none ever will have, and their time runs from now."""
+        for queue in turns:
+            if not self._skip_done(queue):
+                self._backlog.rest(queue)
+            elif not self.eligible(queue):
+                self._backlog.starve(queue, now_ms)
 
     def _best(self, queue: CallQueue, eligible: list[Device], now_ms: int) -> Device | None:
         """The device with the least work for each slot; the stronger one where that is equal."""
