@@ -259,10 +259,10 @@ class LocalCluster:
     def _controller_command(self) -> list[str]:
         detect_s = "auto" if self._detect_s is None else f"{self._detect_s:g}"
         flags = ("--detect-s", detect_s)
-        return self._service_command("forage_controller.main", CONTROLLER, *flags)
+        return self._service_command("forage_controller", CONTROLLER, *flags)
 
     def _device_command(self, name: str) -> list[str]:
-        return self._service_command("forage_agent.main", name, "--slots", str(self._slots))
+        return self._service_command("forage_agent", name, "--slots", str(self._slots))
 
 
 def _python(module: str, *flags: str) -> list[str]:
