@@ -1,0 +1,51 @@
+"""What `run` and `map` share: the flags that become options of a submission."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from forage.cli.endings import usage_errors
+
+if TYPE_CHECKING:
+    from forage import Client
+
+__all__ = ["submission_flags", "with_options"]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_NAMES = ("device", "requires", "retries", "timeout_s", "wait_s", "priority", "at_most_once")
+
+
+def submission_flags(command: _Command) -> _Command:
+    """The flags of `Client.options`; the command gets them by the names there."""
+    flags = [
+        click.option("--device", multiple=True, metavar="NAME", help="Only this device; repeat."),
+        click.option(
+            "--requires",
+            multiple=True,
+            metavar="WHAT",
+            help="What a device must have: camera, room=lab, memory_mb>=512; repeat.",
+        ),
+        click.option("--retries", type=int, metavar="N", help="Runs after a first that fails."),
+        click.option("--timeout-s", type=float, metavar="S", help="End a call after so long."),
+        click.option(
+            "--wait-s", type=float, metavar="S", help="How long to wait for a device; 30."
+        ),
+        click.option("--priority", type=int, metavar="N", help="-100 to 100; higher goes first."),
+        click.option("--at-most-once", is_flag=True, help="Never run again what may have started."),
+    ]
+    for flag in reversed(flags):
+        command = flag(command)
+    return command
+
+
+def with_options(client: "Client", flags: dict[str, Any]) -> "Client":
+    """A view of the client with the options that were given."""
+    given: dict[str, Any] = {}
+    for name in _NAMES:
+        value = flags.get(name)
+        if value not in (None, (), False):
+            given[name] = list(value) if isinstance(value, tuple) else value
+    with usage_errors():
+        return client.options(**given)
