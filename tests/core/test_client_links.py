@@ -155,6 +155,15 @@ def test_a_controller_that_is_there_and_never_got_hello_gets_another_after_a_sec
     assert (type(hello), hello.controller, hello.n) == (Hello, CONTROLLER, 2**32 + 1)
 
 
+def test_presences_that_come_before_the_subscriptions_are_answered_count() -> None:
+    desk = Desk(welcome_ms=5_000)
+    desk.presence(CONTROLLER)
+    desk.connect()
+    desk.lose()
+    desk.sleep(1_000)
+    assert desk.raw()[-1].controller == CONTROLLER
+
+
 def test_hello_is_repeated_until_it_is_seen() -> None:
     desk = Desk(welcome_ms=60_000)
     desk.connect()

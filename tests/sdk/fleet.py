@@ -6,6 +6,7 @@ the same decoders that a worker uses, or held back until the test lets them go.
 
 from __future__ import annotations
 
+import json
 import secrets
 import threading
 import time
@@ -32,6 +33,7 @@ from forage_wire.messages import (
     OutcomeSet,
     Query,
     Started,
+    SubmissionRefused,
     Submit,
     Welcome,
 )
@@ -86,6 +88,7 @@ class Fleet:
         self.held: list[Call] = []
         self.cancelled: list[tuple[str, bool]] = []
         self.answers: dict[str, Callable[[Query], bytes]] = {}
+        self.refuses: dict[str, str] = {}
         self.named: dict[str, Callable[..., Any]] = {}
         self._changed = threading.Condition()
         self._orders: list[Callable[[], None]] = []
@@ -170,6 +173,22 @@ class Fleet:
         """Send this outcome item for a call; `error` is (reason, final)."""
         self.order(lambda: self._send_outcome(call, item, error))
 
+    def send_to(self, client: str, message: Linked) -> None:
+        """Send this to a client, on its link."""
+        self.order(lambda: self._links[self._places[client][1]].send(message))
+
+    def refuse(self, task: str, reason: str, text: str) -> None:
+        """Take this task no longer."""
+        self.send_to(task.split("-")[0], SubmissionRefused(task=task, reason=reason, text=text))
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Publish anything."""
+
+        def act() -> None:
+            self._connection.publish(topic, payload)
+
+        self.order(act)
+
     def messages(self, kind: type[Linked]) -> list[Any]:
         return [message for message in self.received if type(message) is kind]
 
@@ -253,8 +272,12 @@ class Fleet:
                 self.held = [call for call in self.held if call.name not in names]
             case Query():
                 answer = self.answers.get(message.what)
+                refusal = self.refuses.get(message.what)
                 if answer is not None:
                     link.send(Answer(id=message.id, body=answer(message)))
+                elif refusal is not None:
+                    body = json.dumps({"error": refusal}).encode()
+                    link.send(Answer(id=message.id, ok=False, body=body))
             case _:
                 pass
 

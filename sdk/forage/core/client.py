@@ -228,6 +228,7 @@ class ClientCore:
                 self._on_connected(event, now_ms, out)
             case Disconnected():
                 self._sending.disconnect()
+                self._controllers.forget()
                 self._parts = DeviceParts()
                 self._missing_due_ms = None
             case PublishAcknowledged():
@@ -255,9 +256,9 @@ class ClientCore:
     # -- connection and controller ----------------------------------------------------------
 
     def _on_connected(self, event: Connected, now_ms: int, out: list[Command]) -> None:
+        # Retained presences may have come already: a broker may send them before it says that
+        # the subscription is made.
         self._session = event.session
-        self._controllers.forget()
-        self._parts = DeviceParts()
         self._missing_due_ms = now_ms + self.welcome_ms
         out.append(
             Publish(

@@ -19,7 +19,7 @@ class Controllers:
         self.reconnect_spread_ms = 500
 
     def forget(self) -> None:
-        """A new connection: the broker tells all presences anew."""
+        """The connection is gone: on the next one the broker tells all presences anew."""
         self._known.clear()
         self.current = ""
 
