@@ -456,3 +456,103 @@ def test_the_cache_keeps_functions_of_a_script(tmp_path: Path) -> None:
     assert kept["value"] == "'[True, True, True, True]'"
     assert same["value"] == "'[False, False, False, True]'"
     assert called["value"] == "12"
+
+
+KINDS = """
+    import collections
+    import enum
+
+    Pair = collections.namedtuple("Pair", "one two")
+
+    class Colour(enum.Enum):
+        RED = "r"
+
+    class Base:
+        def __init__(self, n):
+            self.n = n
+        def __eq__(self, other):
+            return type(self) is type(other) and self.n == other.n
+        def __repr__(self):
+            return f"{type(self).__name__}({self.n})"
+        class Inner(Exception):
+            pass
+        def more(self):
+            return Base(self.n + STEP)
+
+    STEP = 2
+
+    def adder(n):
+        def add(x):
+            return more(x) + n
+        return add
+
+    def more(x):
+        return x + STEP
+
+    def apply(function, *args):
+        return function(*args)
+
+    def same(value):
+        return value
+
+    def is_red(value):
+        return value is Colour.RED
+
+    def fail():
+        raise Base.Inner("why")
+"""
+
+
+@pytest.mark.parametrize("device", ["3.11", "3.13"])
+def test_values_of_users_modules_keep_their_class_both_ways(tmp_path: Path, device: str) -> None:
+    project = Project(tmp_path)
+    project.write(kinds=KINDS)
+    script = """
+        import copy
+        import kinds
+        from kinds import Base, Colour, Pair
+        CALLS = [
+            (kinds.same, (Pair(1, 2),)),
+            (kinds.same, (Colour.RED,)),
+            (kinds.is_red, (Colour.RED,)),
+            (copy.copy, (Base(1),)),
+            (str, (Base(2),)),
+            (Base.more, (Base(3),)),
+            (Base(4).more, ()),
+            (kinds.apply, (kinds.more, 5)),
+            (copy.copy, (kinds.more,)),
+            (list, ([Base(6), Base(7), Colour.RED],)),
+            (kinds.fail, ()),
+        ]
+    """
+    reports = project.run(script, device=python(device), client=python("3.11"))
+
+    values = [report.get("value") for report in reports]
+    assert values[:3] == ["Pair(one=1, two=2)", "<Colour.RED: 'r'>", "True"]
+    assert values[3:8] == ["Base(1)", "'Base(2)'", "Base(5)", "Base(6)", "7"]
+    assert values[9] == "[Base(6), Base(7), <Colour.RED: 'r'>]"
+    for index in (0, 1, 3, 5):
+        assert reports[index]["type_of_argument"]
+    assert reports[8]["ok"]
+    assert (reports[10]["error"], reports[10]["text"]) == ("Inner", "why")
+
+
+def test_closures_of_a_users_module_travel_by_value(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.write(kinds=KINDS)
+    script = """
+        import kinds
+        CALLS = [
+            (kinds.adder(10), (1,)),
+            (kinds.apply, (kinds.adder(20), 1)),
+            (map, (kinds.adder(0), [1])),
+            (kinds.apply, (lambda x: kinds.Base(x).more(), 5)),
+        ]
+    """
+    reports = project.run(script)
+
+    assert [report.get("value") for report in reports[:2]] == ["13", "23"]
+    assert reports[0]["form"] == "pickle"
+    assert reports[1]["kind"] == 3
+    assert reports[2]["ok"]
+    assert reports[3]["value"] == "Base(7)"

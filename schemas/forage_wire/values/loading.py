@@ -63,7 +63,10 @@ def load(blob: bytes, form: str, python: str) -> Callable[..., Any]:
         if entry[0] == "__main__" and package:
             # As where a package runs with `python -m`: its name tells relative imports the way.
             module.__spec__.name = f"{package}.__main__"
-        function = attribute_of(module, entry[1])
+        try:
+            function = attribute_of(module, entry[1])
+        except AttributeError as error:
+            raise DecodeError(f"the function {entry[0]}.{entry[1]} is not there: {error}") from None
     if not callable(function):
         raise DecodeError("what was shipped as a function cannot be called")
     return _within(bundle, function)
