@@ -40,8 +40,8 @@ class DeviceInfo:
     """Calls that run there now."""
     queued: int = 0
     """Calls that wait there."""
-    last_seen_s: float = 0.0
-    """Seconds since anything was last heard from it."""
+    last_seen_s: float | None = None
+    """Seconds since anything was last heard from it; None: not by this start of the controller."""
     network: str = ""
     """Network class, such as WLAN-g or LAN1K."""
     labels: Mapping[str, str] = field(default_factory=dict)

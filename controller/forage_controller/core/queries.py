@@ -166,14 +166,17 @@ class Queries:
 
 
 def _device_row(device: Device, now_ms: int) -> dict[str, Any]:
+    calls = sum(opened.left for opened in device.assignments.values())
+    running = min(calls, device.slots)
     row: dict[str, Any] = {
         "name": device.name,
         "state": "lost" if device.verdict == "dead" and device.state != "offline" else device.state,
         "verdict": device.verdict,
         "why": device.why,
         "session": device.session,
-        "active_tasks": sum(opened.left for opened in device.assignments.values()),
-        "last_seen_s": max(0, now_ms - device.heard_ms) // 1_000 if device.heard_ms else None,
+        "active_tasks": running,
+        "queued": calls - running,
+        "last_seen_s": max(0, now_ms - device.heard_ms) / 1_000 if device.heard_ms else None,
     }
     capabilities, load = device.capabilities, device.load
     if capabilities is not None:
@@ -200,8 +203,6 @@ def _device_row(device: Device, now_ms: int) -> dict[str, Any]:
             "temperature_c": load.temperature_c,
             "throttled": load.throttled,
             "battery_percent": load.battery_percent,
-            "running": load.running,
-            "queued": load.queued,
         }
     return row
 
@@ -232,7 +233,7 @@ def _task_row(task: Task, now_ms: int) -> dict[str, Any]:
         "failed": task.failed,
         "collected": task.collected.count,
         "state": _task_state(task),
-        "age_s": (now_ms - task.made_ms) // 1_000,
+        "age_s": (now_ms - task.made_ms) / 1_000,
     }
 
 
@@ -243,9 +244,10 @@ def _attempts(task: Task, now_ms: int) -> list[dict[str, Any]]:
             "device": attempt.device,
             "low": attempt.low,
             "high": attempt.high,
-            "how": attempt.how,
-            "age_ms": now_ms - attempt.began_ms,
-            "took_ms": None if attempt.ended_ms is None else attempt.ended_ms - attempt.began_ms,
+            "state": "open" if attempt.ended_ms is None else "ended",
+            "how": "" if attempt.ended_ms is None else attempt.how,
+            "age_s": (now_ms - attempt.began_ms) / 1_000,
+            "ended_s": None if attempt.ended_ms is None else (now_ms - attempt.ended_ms) / 1_000,
         }
         for attempt in task.attempts
     ]

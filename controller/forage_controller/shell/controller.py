@@ -56,8 +56,13 @@ LEVELS = {
 }
 
 
+# The core rebuilds what it recovers at time 0, so that is when we start, not when the machine did:
+# else everything would be as old as the machine's uptime, and perhaps past its time.
+_START_NS = time.monotonic_ns()
+
+
 def _now_ms() -> int:
-    return time.monotonic_ns() // 1_000_000
+    return (time.monotonic_ns() - _START_NS) // 1_000_000
 
 
 class Controller:
