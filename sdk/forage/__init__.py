@@ -8,9 +8,8 @@
 Importing this package costs next to nothing: everything is loaded when it is first used.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+# Type checkers take this name for true; `typing` itself would be the dearest import here.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from forage.batch import Batch, Progress
     from forage.client import Client
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     )
     from forage.future import Future
     from forage.info import Attempt, DeviceInfo, Explanation, TaskInfo
-    from forage.inside import progress
 
 __all__ = [
     "connect",
@@ -44,7 +42,6 @@ __all__ = [
     "TaskInfo",
     "Attempt",
     "Explanation",
-    "progress",
     "ForageError",
     "NotConnected",
     "NoDevice",
@@ -72,7 +69,6 @@ _HOMES = {
     "TaskInfo": "forage.info",
     "Attempt": "forage.info",
     "Explanation": "forage.info",
-    "progress": "forage.inside",
     "ForageError": "forage.errors",
     "NotConnected": "forage.errors",
     "NoDevice": "forage.errors",
@@ -88,11 +84,11 @@ _HOMES = {
 """Which module each public name lives in; it is imported when the name is first used."""
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'forage' has no attribute {name!r}")
-    value = getattr(import_module(home), name)
+    value: object = getattr(__import__(home, fromlist=[name]), name)
     # Found at once from now on; this function is not asked again.
     globals()[name] = value
     return value
