@@ -84,14 +84,17 @@ _HOMES = {
 """Which module each public name lives in; it is imported when the name is first used."""
 
 
-def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'forage' has no attribute {name!r}")
-    value: object = getattr(__import__(home, fromlist=[name]), name)
-    # Found at once from now on; this function is not asked again.
-    globals()[name] = value
-    return value
+# Hidden from type checkers, which would take any name of the module for a good one.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module 'forage' has no attribute {name!r}")
+        value: object = getattr(__import__(home, fromlist=[name]), name)
+        # Found at once from now on; this function is not asked again.
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
