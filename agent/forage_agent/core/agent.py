@@ -338,7 +338,10 @@ class AgentCore:
                 self._on_code(message)
             case Report():
                 # Whoever asks may have had no room for outcomes: those not acknowledged go again.
+                # And it may have missed who we are: nothing else would ever tell it.
                 self._inventory_due = True
+                self._commands.append(self._word.presence(self._now_ms))
+                self._commands.append(self._word.capabilities_document())
                 self._outbox.send_again(self._holdings, self._now_ms)
             case Drain():
                 self._drain(message.on)

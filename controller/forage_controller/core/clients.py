@@ -75,6 +75,8 @@ class Clients:
         self.session = ""
         self.epoch = 0
         self.devices_alive: Callable[[], int] = lambda: 0
+        self.stranger = False
+        """Whether somebody spoke to a controller session that is not ours (any more)."""
         self._requests: dict[int, tuple[Client, Ranges]] = {}
         self._request = 0
 
@@ -138,6 +140,7 @@ class Clients:
         client = self.client(user, name)
         link = self._link_for(client, message)
         if link is None:
+            self.stranger = self.stranger or message.controller not in ("", self.session)
             self._effects.drop(f"{user}/{name}", "a message for another session")
             return
         client.here = True

@@ -56,6 +56,7 @@ from forage_wire.topics import Topics
 __all__ = ["ControllerCore"]
 
 _EXPIRE_EVERY_MS = 60_000
+_SHOW_EVERY_MS = 1_000
 
 
 class ControllerCore:
@@ -94,6 +95,7 @@ class ControllerCore:
         self._exiting = False
         self._wanted_ms: int | None = None
         self._expire_ms: int | None = None
+        self._shown_ms = 0
 
         self.effects = effects = Effects()
         self._links = Links(effects)
@@ -389,6 +391,11 @@ class ControllerCore:
             self._expire_ms = now_ms + _EXPIRE_EVERY_MS
             self.ledger.expire(now_ms)
             self.clients.expire()
+        if self.clients.stranger and now_ms >= self._shown_ms + _SHOW_EVERY_MS:
+            # Our word of being active was lost on the way to a client: nothing else leads it here.
+            self._shown_ms = now_ms
+            self.effects.command(self._presence("active", self._session))
+        self.clients.stranger = False
         if self._codes.arrived:
             self._codes.arrived = False
             for device in self.fleet.devices.values():

@@ -208,12 +208,21 @@ class Fleet:
     def on_load(self, name: str, load: DeviceLoad, retain: bool, now_ms: int) -> None:
         """How busy a device is."""
         device = self.device(name)
-        if load.session != device.session or device.state in ("lost", "offline"):
+        if retain:
+            if load.session != device.session:
+                return
+        elif not self._speaks(device, load.session, False, now_ms):
+            return
+        if device.state in ("lost", "offline"):
             return
         if device.load is None or load.seq > device.load.seq or device.load.session != load.session:
             device.load = load
         if not retain:
             self._heard(device, now_ms)
+            known = device.capabilities
+            if known is None or start_of(known.session) != start_of(device.session):
+                # What it is and has was lost on the way; it says so again when asked to report.
+                self.report(device, now_ms)
 
     def on_message(self, name: str, session: str, now_ms: int) -> Device | None:
         """A device sent a message from `session`; None where that is not its current one."""
