@@ -58,6 +58,8 @@ class Plan:
     detect_ms: int | None = 2_000
     delay_ms_max: int = 3
     commit_ms_max: int = 5
+    start_ms_max: int = 1_000
+    """Nodes start within this time, in any order."""
 
     def without(self, at: int) -> "Plan":
         """The same plan with one fault less."""

@@ -61,6 +61,9 @@ def _left_at_controller(world: "World", mine: dict[str, None]) -> list[str]:
         verdict = "unknown" if device is None else device.verdict
         if node.running and verdict != "alive":
             found.append(f"{node.name} runs and the controller says it is {verdict}")
+        told = None if device is None else device.capabilities
+        if node.running and (told is None or told.slots != node.slots):
+            found.append(f"{node.name} has capabilities that the controller does not know")
         session = "" if device is None else device.session
         if node.running and node.process is not None and session != node.process.session:
             found.append(f"{node.name} has session {node.process.session}, not {session}")

@@ -21,7 +21,7 @@ from forage_sim.workload import TaskSpec
 from forage_wire.io import Publish
 from forage_wire.topics import ParsedTopic, Topics
 
-__all__ = ["Report", "SimulationFailed", "World", "run", "shortest"]
+__all__ = ["Report", "SimulationFailed", "World", "run", "run_world", "shortest"]
 
 CONVERGENCE_MS = 400_000
 """Wills may come 30 s late, silence may take 30 s, reports come every 60 s."""
@@ -164,7 +164,8 @@ class World:
         """Start everything, in an order that the seed says."""
         random = self.clock.stream("begin")
         for node in self.nodes.values():
-            self.clock.after(random.choice((0, 0, 50, 1_000)), node.start)
+            delay_ms = random.choice((0, 0, self.plan.start_ms_max // 20, self.plan.start_ms_max))
+            self.clock.after(delay_ms, node.start)
         for fault in self.plan.faults:
             self.clock.at(fault.at_ms, lambda fault=fault: apply_fault(self, fault))  # type: ignore[misc]
 
@@ -239,17 +240,21 @@ def run(seed: int, plan: Plan | None = None, *, lines: int = 60) -> Report:
     Raises:
         SimulationFailed: Something that must never be seen was seen.
     """
-    drawn = draw_plan(seed) if plan is None else plan
-    world = World(seed, drawn)
+    return run_world(World(seed, draw_plan(seed) if plan is None else plan), lines=lines)
+
+
+def run_world(world: World, *, lines: int = 60) -> Report:
+    """The same for a world that a test wants to look into afterwards."""
     try:
         return world.run()
     except Exception as error:
-        faults = "\n".join(f"  {fault}" for fault in drawn.faults) or "  none"
+        plan = world.plan
+        faults = "\n".join(f"  {fault}" for fault in plan.faults) or "  none"
         trace = "\n".join(world.trace.last(lines))
         raise SimulationFailed(
-            f"seed {seed} at {world.clock.now_ms} ms: {type(error).__name__}: {error}\n"
-            f"devices: {drawn.devices}\nfaults:\n{faults}\nlast:\n{trace}\n"
-            f"again: FORAGE_SEED={seed} pytest tests/simulation -k one_seed"
+            f"seed {world.seed} at {world.clock.now_ms} ms: {type(error).__name__}: {error}\n"
+            f"devices: {plan.devices}\nfaults:\n{faults}\nlast:\n{trace}\n"
+            f"again: FORAGE_SEED={world.seed} pytest tests/simulation -k one_seed"
         ) from error
 
 

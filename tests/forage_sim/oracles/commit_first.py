@@ -91,7 +91,11 @@ class CommitFirst(Oracle):
             )
 
     def _check_settled(self, outcomes: OutcomeSet, what: str) -> None:
-        self._check_committed(outcomes.task, outcomes.ranges, what)
+        said = RangeSet(outcomes.ranges)
+        for index, _reason, final in outcomes.errors:
+            if not final:
+                said.remove(index, index + 1)
+        self._check_committed(outcomes.task, said.freeze(), what)
 
     def _check_committed(self, task: str, ranges: tuple[tuple[int, int], ...], what: str) -> None:
         if self._over(task):
