@@ -49,8 +49,8 @@ class _Root(click.Group):
 
     def get_command(
         self,
-        ctx: click.Context,
-        cmd_name: str,  # noqa: ARG002
+        ctx: click.Context,  # noqa: ARG002 - click's signature
+        cmd_name: str,
     ) -> click.Command | None:
         if cmd_name in SERVICES:
             return _service(cmd_name)
@@ -74,8 +74,8 @@ class _Root(click.Group):
 
     def format_commands(
         self,
-        ctx: click.Context,
-        formatter: click.HelpFormatter,  # noqa: ARG002
+        ctx: click.Context,  # noqa: ARG002 - click's signature
+        formatter: click.HelpFormatter,
     ) -> None:
         # The lines stand here, as importing every command for its first line would take long.
         with formatter.section(gettext("Commands")):

@@ -39,6 +39,7 @@ __all__ = [
     "Terminated",
     "end",
     "exit_code_of",
+    "sentence_of",
     "task_failure",
     "usage_errors",
 ]
