@@ -4,23 +4,20 @@
 accepts, as a decoder finds it, and `wrong_for(kind)` what it must refuse.
 """
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 from hypothesis import strategies as st
 
 from forage_wire import messages
 from forage_wire.kinds import Kind
 from forage_wire.messages import CBOR_MESSAGES, JSON_DOCUMENTS
-from forage_wire.table import annotations_of
+from wire.fields import columns_of
 
 __all__ = [
     "DOCUMENT_CLASSES",
     "MESSAGE_CLASSES",
     "PART_CLASSES",
-    "Column",
-    "columns_of",
     "instances",
     "range_lists",
     "raw_maps",
@@ -40,29 +37,6 @@ DOCUMENT_CLASSES = list(JSON_DOCUMENTS.values())
 
 _ITEMS = 4
 """Lists are kept this short: what a list's length does is tested once, not in every message."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Column:
-    """One field of a message class."""
-
-    name: str
-    key: str
-    kind: Kind
-    required: bool
-
-
-def columns_of(message_class: type) -> list[Column]:
-    """The fields of a message class, in order."""
-    annotations = annotations_of(message_class)
-    found = []
-    for field in dataclasses.fields(message_class):
-        _type, key, kind = get_args(annotations[field.name])
-        required = (
-            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        )
-        found.append(Column(field.name, key, kind, required))
-    return found
 
 
 def instances(message_class: type) -> st.SearchStrategy[Any]:

@@ -17,14 +17,13 @@ import forage_wire
 from forage_wire.codec import decode, decode_header, decode_json, encode, encode_header, encode_json
 from forage_wire.errors import DecodeError
 from forage_wire.kinds import Kind
-from forage_wire.messages import CBOR_MESSAGES, Header, Linked, Options
+from forage_wire.messages import CBOR_MESSAGES, JSON_DOCUMENTS, Header, Linked, Options
 from forage_wire.table import table_of
+from wire.fields import Column, columns_of
 from wire.strategies import (
     DOCUMENT_CLASSES,
     MESSAGE_CLASSES,
     PART_CLASSES,
-    Column,
-    columns_of,
     instances,
     raw_maps,
     raw_of,
@@ -206,6 +205,45 @@ def test_unknown_keys_are_ignored(message_class: type, data: st.DataObject) -> N
     payload = cbor2.dumps({**unknown, **raw} if data.draw(st.booleans()) else {**raw, **unknown})
     assert decode(payload) == message
     assert rule_accepts(message_class, payload)
+
+
+# -- the golden vectors ---------------------------------------------------------------------------
+
+VECTORS = Path(forage_wire.__file__).parent / "vectors"
+INEXPRESSIBLE = ("runs backwards", "not in order", "overlap")
+"""What CDDL cannot say of ranges."""
+VECTOR_FILES = {
+    **{f"messages/{code}.json": message_class for code, message_class in CBOR_MESSAGES.items()},
+    **{f"documents/{branch}.json": found for branch, found in JSON_DOCUMENTS.items()},
+    "header.json": Header,
+}
+
+
+def vector_data(vector: dict[str, Any]) -> Any:
+    return bytes.fromhex(vector["hex"]) if "hex" in vector else json.loads(vector["text"])
+
+
+@pytest.mark.parametrize("path", VECTOR_FILES)
+def test_rule_judges_the_vectors_as_they_say(path: str) -> None:
+    found, message_class = json.loads((VECTORS / path).read_text()), VECTOR_FILES[path]
+    for vector in [*found["written"], *found["accepted"]]:
+        assert rule_accepts(message_class, vector_data(vector)), vector["name"]
+    for vector in found["refused"]:
+        if vector["name"] != "no JSON" and not vector["name"].endswith(INEXPRESSIBLE):
+            assert not rule_accepts(message_class, vector_data(vector)), vector["name"]
+
+
+def test_rule_accepts_the_vectors_of_calls_outcomes_and_tags() -> None:
+    found = json.loads((VECTORS / "calls.json").read_text())
+    for form, rule in (("calls", "call-body"), ("outcomes", "outcome-item")):
+        for vector in found[form]:
+            assert validator().validate(vector_data(vector), root_type=rule).valid, vector["name"]
+    for name, rule in (("array_of_calls", "calls"), ("array_of_outcomes", "outcome-items")):
+        data = bytes.fromhex(found[name]["hex"])
+        assert validator().validate(data, root_type=rule).valid
+    for vector in json.loads((VECTORS / "slice-tag.json").read_text())["tags"]:
+        said = bytes.fromhex(vector["input"]["hex"])
+        assert validator().validate(said, root_type="tag-input").valid
 
 
 # -- the schema's text: keys, names and defaults --------------------------------------------------

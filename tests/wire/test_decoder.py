@@ -23,6 +23,7 @@ from forage_wire.messages import (
     Unusable,
 )
 from forage_wire.strict import load_plain
+from wire.examples import REFUSED_ENVELOPES
 from wire.strategies import DOCUMENT_CLASSES, MESSAGE_CLASSES, instances
 
 many = settings(max_examples=120, deadline=None)
@@ -197,77 +198,19 @@ def bignum(length: int) -> bytes:
 COLLIDING = [k * (2**61 - 1) for k in range(2_000)]
 """Integers of equal hash: a table of them costs the square of their number."""
 
-ATTACKS = {
-    "array of 2^64-1": b"\x9b" + b"\xff" * 8,
-    "array of 2^32-1": b"\x9a" + b"\xff" * 4,
-    "map of 2^64-1": b"\xbb" + b"\xff" * 8,
-    "bytes of 2^64-1": b"\x5b" + b"\xff" * 8,
-    "text of 2^64-1": b"\x7b" + b"\xff" * 8,
-    "text of 2^63 in a map": around(b"\x7b\x80" + b"\0" * 7),
+LARGE_ATTACKS = {
     "arrays within arrays": b"\x81" * 100_000 + b"\x00",
     "maps within maps": b"\xa1\x60" * 50_000 + b"\x00",
     "tags within tags": b"\xc1" * 100_000 + b"\x00",
     "indefinite arrays within": around(b"\x9f" * 50_000 + b"\xff" * 50_000),
-    "shared reference to itself": around(b"\xd8\x1c\x81\xd8\x1d\x00"),
-    "shared reference to nothing": around(b"\xd8\x1d\x00"),
-    "string reference": around(b"\xd9\x01\x00\x82\x63aaa\xd8\x19\x00"),
     "big number": around(bignum(60_000)),
     "fraction of big numbers": around(b"\xd8\x1e\x82" + bignum(30_000) + bignum(30_000)),
     "decimal of a big number": around(b"\xc4\x82\x00" + bignum(60_000)),
-    "decimal with a huge exponent": around(b"\xc4\x82\x1b" + b"\x7f" + b"\xff" * 7 + b"\x01"),
-    "big float": around(b"\xc5\x82\x1a\x7f\xff\xff\xff\x01"),
-    "regular expression": around(b"\xd8\x23\x6e(((a{999}){999}"[:17]),
+    "regular expression": around(b"\xd8\x23\x6d(((a{999}){99"),
     "keys of equal hash": around(cbor2.dumps(dict.fromkeys(COLLIDING))),
     "set of equal hashes": around(cbor2.dumps(cbor2.CBORTag(258, COLLIDING))),
-    "map as a key": around(b"\xa1\xa0\x00"),
-    "unknown tag": around(b"\xda\x00\x01\x00\x00\x00"),
-    "self-described": b"\xd9\xd9\xf7" + SEEN,
-    "duplicate key": b"\xa3\x61t\x64seen\x61n\x01\x61n\x02",
-    "duplicate unknown key": b"\xa3\x61t\x64seen\x62zz\x01\x62zz\x01",
-    "duplicate key, longer head": b"\xa3\x61t\x64seen\x61n\x01\x78\x01n\x02",
-    "trailing byte": SEEN + b"\x00",
-    "two messages": SEEN + SEEN,
-    "indefinite map": b"\xbf\x61t\x64seen\xff",
-    "indefinite text": b"\xa1\x61t\x7f\x64seen\xff",
-    "indefinite bytes": around(b"\x5f\x41a\xff"),
-    "indefinite array": around(b"\x9f\xff"),
-    "break alone": b"\xff",
-    "overlong integer, 1 byte": b"\xa2\x61t\x64seen\x61n\x18\x01",
-    "overlong integer, 2 bytes": b"\xa2\x61t\x64seen\x61n\x19\x00\xff",
-    "overlong integer, 4 bytes": b"\xa2\x61t\x64seen\x61n\x1a\x00\x00\xff\xff",
-    "overlong integer, 8 bytes": b"\xa2\x61t\x64seen\x61n\x1b\x00\x00\x00\x00\xff\xff\xff\xff",
-    "overlong negative": around(b"\x38\x01"),
-    "overlong text": b"\xa1\x61t\x78\x04seen",
-    "overlong bytes": around(b"\x58\x01a"),
-    "overlong bytes in an array": around(b"\x81\x58\x01a"),
-    "overlong array": around(b"\x98\x00"),
-    "overlong map": b"\xb8\x01\x61t\x64seen",
-    "reserved length": around(b"\x1c"),
-    "reserved length of bytes": around(b"\x5d"),
-    "half float": around(b"\xf9\x3c\x00"),
-    "single float": around(b"\xfa\x3f\x80\x00\x00"),
-    "double float": around(b"\xfb\x3f\xf0" + b"\0" * 6),
-    "not a number": around(b"\xf9\x7e\x00"),
-    "undefined": around(b"\xf7"),
-    "simple value": around(b"\xe0"),
-    "simple value, 1 byte": around(b"\xf8\xff"),
-    "text that is not UTF-8": around(b"\x62\xc3\x28"),
-    "lone surrogate": around(b"\x63\xed\xa0\x80"),
-    "key that is not UTF-8": b"\xa2\x61t\x64seen\x61\xff\x00",
-    "integer key": b"\xa2\x61t\x64seen\x01\x02",
-    "bytes as a key": b"\xa2\x61t\x64seen\x41n\x02",
-    "no type": b"\xa1\x61n\x01",
-    "type is no text": b"\xa1\x61t\x01",
-    "type is an array": b"\xa1\x61t\x80",
-    "unknown type": b"\xa1\x61t\x63abc",
-    "no map": b"\x80",
-    "an integer": b"\x00",
-    "nothing": b"",
-    "true as a number": b"\xa2\x61t\x64seen\x61n\xf5",
-    "negative number": b"\xa2\x61t\x64seen\x61n\x20",
-    "number of 64 bits": b"\xa2\x61t\x64seen\x61n\x1b" + b"\xff" * 8,
-    "JSON": b'{"t":"seen"}',
 }
+ATTACKS = {**REFUSED_ENVELOPES, **{f"{name}, large": data for name, data in LARGE_ATTACKS.items()}}
 
 
 def test_what_attacks_are_built_around_is_right() -> None:
