@@ -14,7 +14,6 @@ import select
 import signal
 import socket
 import sys
-import tempfile
 import time
 
 import cbor2
@@ -37,6 +36,7 @@ from forage_agent.shell.worker import run_worker
 __all__ = ["Zygote", "main"]
 
 _MESSAGE_BYTES_MAX = 4_096
+_DESCRIPTORS_MAX = 1 << 20
 _SWEEP_AGAIN_S = 0.02
 _SWEEP_S_MAX = 2.0
 """What does not die within this time (it hangs in the kernel) is not waited for."""
@@ -58,7 +58,7 @@ class Zygote:
         self._workers: dict[int, _Worker] = {}
         self._dead: dict[int, _Worker] = {}
         self._pids: dict[int, int] = {}
-        self._root = tempfile.mkdtemp(prefix="forage-agent-")
+        self._root = _make_folder(os.environ.get("TMPDIR") or "/tmp", "forage-agent-")
         self._wake_read, self._wake_write = os.pipe()
         for end in (self._wake_read, self._wake_write):
             os.set_blocking(end, False)
@@ -101,7 +101,7 @@ class Zygote:
         return True
 
     def _start(self, slot: int, descriptors: list[int]) -> None:
-        folder = tempfile.mkdtemp(prefix=f"worker-{slot}-", dir=self._root)
+        folder = _make_folder(self._root, f"worker-{slot}-")
         zygote_pid = os.getpid()
         pid = os.fork()
         if pid == 0:
@@ -175,9 +175,20 @@ class Zygote:
         remove_tree(self._root)
 
 
+def _make_folder(parent: str, prefix: str) -> str:
+    """A new folder for this user alone; `tempfile` would cost every worker a megabyte."""
+    path = os.path.join(parent, prefix + os.urandom(6).hex())
+    os.mkdir(path, 0o700)
+    return path
+
+
 def main() -> None:
     """`python -m forage_agent.shell.zygote DESCRIPTOR AGENT_PID`."""
-    agent = socket.socket(fileno=int(sys.argv[1]))
+    descriptor = int(sys.argv[1])
+    # Whatever the agent itself was given by those who started it is not for workers.
+    os.closerange(3, descriptor)
+    os.closerange(descriptor + 1, _DESCRIPTORS_MAX)
+    agent = socket.socket(fileno=descriptor)
     os.set_inheritable(agent.fileno(), False)
     # Ctrl-C at the terminal is the agent's business.
     os.setsid()

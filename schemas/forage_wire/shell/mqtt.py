@@ -28,7 +28,6 @@ import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
 from forage_wire.address import BrokerAddress
@@ -44,6 +43,7 @@ from forage_wire.shell.events import (
     TransportEvent,
     Will,
 )
+from forage_wire.shell.lean_paho import Client, MQTTMessage
 from forage_wire.shell.reconnect import RandomSource, ReconnectDelay
 from forage_wire.shell.sockets import BufferedSocket, EndOfStreamError
 from forage_wire.shell.subscribing import Subscribing

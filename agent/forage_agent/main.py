@@ -1,0 +1,70 @@
+"""`forage agent`: wiring and exit codes.
+
+0 after SIGTERM, 2 where the configuration cannot be used or the device is refused, 130 after
+Ctrl-C. Without a broker it keeps trying: an agent is a service.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from forage_agent.config import ConfigError, default_toml, load_config, parser, print_config
+
+__all__ = ["main"]
+
+USAGE_EXIT_CODE = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the agent until it is told to end.
+
+    Args:
+        argv: The command line without the program's name; the process's own where None.
+
+    Returns:
+        The exit code.
+    """
+    arguments = parser().parse_args(argv)
+    if arguments.write_config:
+        return _write_default(arguments.write_config)
+    try:
+        config = load_config(arguments)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return USAGE_EXIT_CODE
+    if arguments.print_config:
+        sys.stdout.write(f"{print_config(config)}\n")
+        return 0
+    logging.basicConfig(
+        level=config.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    # Not before the configuration is known to be usable: a wrong flag answers at once.
+    from forage_agent.shell.agent import Agent
+
+    def ready() -> None:
+        line = f"ready device={config.name} broker={config.broker} pid={os.getpid()}"
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+    return Agent(config, ready).run()
+
+
+def _write_default(path: str) -> int:
+    text = default_toml()
+    if path == "-":
+        sys.stdout.write(f"{text}\n")
+        return 0
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        sys.stderr.write(f"The configuration {path} cannot be written: {error.strerror}.\n")
+        return USAGE_EXIT_CODE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
