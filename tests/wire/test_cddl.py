@@ -20,6 +20,7 @@ from forage_wire.kinds import Kind
 from forage_wire.messages import CBOR_MESSAGES, JSON_DOCUMENTS, Header, Linked, Options
 from forage_wire.table import table_of
 from wire.fields import Column, columns_of
+from wire.rules import SCHEMA, rule_name, rule_text
 from wire.strategies import (
     DOCUMENT_CLASSES,
     MESSAGE_CLASSES,
@@ -30,7 +31,6 @@ from wire.strategies import (
     wrong_for,
 )
 
-SCHEMA = Path(forage_wire.__file__).parent / "forage.cddl"
 TYPE_CODES = {message_class: code for code, message_class in CBOR_MESSAGES.items()}
 EVERY_CLASS = [*MESSAGE_CLASSES, *PART_CLASSES, *DOCUMENT_CLASSES]
 
@@ -42,10 +42,6 @@ few = settings(
 
 fewest = settings(few, max_examples=1, phases=[Phase.generate, Phase.shrink])
 """For tests whose one example goes through every field."""
-
-
-def rule_name(message_class: type) -> str:
-    return re.sub(r"(?<!^)([A-Z])", r"-\1", message_class.__name__).lower()
 
 
 def by_rule(classes: list[Any]) -> Any:
@@ -251,20 +247,10 @@ def test_rule_accepts_the_vectors_of_calls_outcomes_and_tags() -> None:
 LINE = re.compile(r"\s+(\?)? ?(\w+): [^;\n]+(?:; ([^\n]*))?")
 
 
-def schema_lines(rule: str, brackets: str) -> dict[str, tuple[bool, str]]:
+def schema_lines(rule: str) -> dict[str, tuple[bool, str]]:
     """Key -> (required, comment) of a rule in the schema's text."""
-    text = re.search(
-        rf"^{rule} = \{brackets[0]}\n(.*?)^\{brackets[1]}$", SCHEMA.read_text(), re.M | re.S
-    )
-    assert text is not None, f"no rule {rule}"
-    lines = [match for line in text[1].splitlines() if (match := LINE.fullmatch(line))]
-    return {
-        key: (optional is None, comment or "") for optional, key, comment in map(_groups, lines)
-    }
-
-
-def _groups(match: re.Match[str]) -> tuple[str | None, str, str | None]:
-    return match[1], match[2], match[3]
+    found = [match for line in rule_text(rule).splitlines() if (match := LINE.fullmatch(line))]
+    return {match[2]: (match[1] is None, match[3] or "") for match in found}
 
 
 def default_in(comment: str) -> Any:
@@ -298,7 +284,7 @@ def check_lines(
 @by_rule(EVERY_CLASS)
 def test_schema_names_each_key_field_and_default(message_class: type) -> None:
     linked = {column.key for column in columns_of(Linked)}
-    lines = schema_lines(rule_name(message_class), "{}")
+    lines = schema_lines(rule_name(message_class))
     columns = columns_of(message_class)
     if message_class in TYPE_CODES:
         assert lines.pop("t") == (True, "")
@@ -307,7 +293,7 @@ def test_schema_names_each_key_field_and_default(message_class: type) -> None:
 
 
 def test_schema_names_the_fields_of_every_linked_message() -> None:
-    check_lines(schema_lines("linked", "()"), Linked, columns_of(Linked))
+    check_lines(schema_lines("linked"), Linked, columns_of(Linked))
 
 
 @pytest.mark.parametrize("code", CBOR_MESSAGES)
