@@ -130,7 +130,7 @@ class Monitor:
             return
         self._last_stats = stats
         self._effects.publish(
-            self._topics.controller_stats(self._config.name), encode_json(stats), retain=True
+            self._topics.controller_stats(self._config.name), encode_json(stats), qos=0, retain=True
         )
 
     # -- output -----------------------------------------------------------------------------
