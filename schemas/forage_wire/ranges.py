@@ -89,6 +89,8 @@ class RangeSet:
     def common(self, low: int, high: int) -> list[tuple[int, int]]:
         """The ranges of [low, high) that are in the set, in order."""
         found: list[tuple[int, int]] = []
+        if low >= high:
+            return found
         at = bisect_right(self._highs, low)
         while at < len(self._lows) and self._lows[at] < high:
             found.append((max(low, self._lows[at]), min(high, self._highs[at])))
