@@ -267,9 +267,16 @@ class Worker:
         self._held_bytes = self._held_run_ns = 0
         self._send(pack([OUTCOMES, assignment, end - count, count, run_us, errors, items]))
 
-    def _read_frame(self) -> bool:
-        """Wait for a frame and take its calls; False where the agent is gone."""
+    def _read_frame(self, frames_wanted: int | None = None) -> bool:
+        """Wait for a frame and take its calls; False where the agent is gone.
+
+        Args:
+            frames_wanted: Read nothing where so many have been read by the time it is our turn:
+                the other thread got the one that was on its way, and no other may come.
+        """
         with self._reading:
+            if frames_wanted is not None and self._frames_read >= frames_wanted:
+                return True
             length = self._receive(LENGTH_BYTES)
             data = self._receive(int.from_bytes(length, "big")) if length else b""
             if not data:
@@ -353,7 +360,7 @@ class Worker:
                     return
             # What the agent has sent is on its way. If the main thread reads already, it is it
             # that gets it.
-            if not self._read_frame():
+            if not self._read_frame(frames_sent):
                 return
 
 
