@@ -267,32 +267,29 @@ class Worker:
         self._held_bytes = self._held_run_ns = 0
         self._send(pack([OUTCOMES, assignment, end - count, count, run_us, errors, items]))
 
-    def _read_frame(self, frames_wanted: int | None = None) -> bool:
-        """Wait for a frame and take its calls; False where the agent is gone.
-
-        Args:
-            frames_wanted: Read nothing where so many have been read by the time it is our turn:
-                the other thread got the one that was on its way, and no other may come.
-        """
+    def _read_frame(self) -> bool:
+        """Wait for a frame and take its calls; False where the agent is gone."""
         with self._reading:
-            if frames_wanted is not None and self._frames_read >= frames_wanted:
-                return True
-            length = self._receive(LENGTH_BYTES)
-            data = self._receive(int.from_bytes(length, "big")) if length else b""
-            if not data:
-                return False
-            drop, code, chunks, may_follow = cbor2.loads(data)
-            with self._lock:
-                self._frames_read += 1
-                for key in drop:
-                    self._code.pop(key, None)
-                    self._functions.pop(key, None)
-                for key, form, python, blob in code:
-                    self._code[key] = (form, python, blob)
-                for chunk in chunks:
-                    self._take(*chunk)
-                if may_follow and self._ticker_wake < 0:
-                    self._start_ticker()
+            return self._take_frame()
+
+    def _take_frame(self) -> bool:
+        """As `_read_frame`, holding `_reading`."""
+        length = self._receive(LENGTH_BYTES)
+        data = self._receive(int.from_bytes(length, "big")) if length else b""
+        if not data:
+            return False
+        drop, code, chunks, may_follow = cbor2.loads(data)
+        with self._lock:
+            self._frames_read += 1
+            for key in drop:
+                self._code.pop(key, None)
+                self._functions.pop(key, None)
+            for key, form, python, blob in code:
+                self._code[key] = (form, python, blob)
+            for chunk in chunks:
+                self._take(*chunk)
+            if may_follow and self._ticker_wake < 0:
+                self._start_ticker()
         return True
 
     def _take(
@@ -358,10 +355,15 @@ class Worker:
                     running = self.position if self._is_running else (0, 0)
                     self._send(pack([RETURNED, *running]))
                     return
-            # What the agent has sent is on its way. If the main thread reads already, it is it
-            # that gets it.
-            if not self._read_frame(frames_sent):
-                return
+            # What the agent has sent is on its way, and one of the two threads gets it. The main
+            # one may keep `_reading` for ever, waiting for the frame after that: so this one asks
+            # for it for a moment only, and looks again.
+            if self._reading.acquire(timeout=_TICK_MS / 1_000):
+                try:
+                    if self._frames_read < frames_sent and not self._take_frame():
+                        return
+                finally:
+                    self._reading.release()
 
 
 def _is_readable(source: socket.socket) -> bool:
