@@ -1,8 +1,9 @@
-"""Parts of outcomes on task topics, put together for each device's session."""
+"""Parts of outcomes on task topics, put together for each link of each device."""
 
 from forage_wire.codec import decode
 from forage_wire.errors import DecodeError
 from forage_wire.limits import UNFINISHED_PART_BYTES_MAX
+from forage_wire.link import link_number
 from forage_wire.messages import Linked, Part
 from forage_wire.parts import PartAssembler
 
@@ -19,16 +20,18 @@ class DeviceParts:
     __slots__ = ("_assemblers",)
 
     def __init__(self) -> None:
-        self._assemblers: dict[str, tuple[str, PartAssembler]] = {}
+        self._assemblers: dict[str, tuple[tuple[str, str, int], PartAssembler]] = {}
 
     def add(self, device: str, part: Part) -> Linked | None:
         """The message that `part` completes, or None. Raises DecodeError as its parts do."""
-        session, assembler = self._assemblers.get(device, ("", PartAssembler()))
-        if session != part.session:
+        # A device counts its parted messages anew with each link to its controller.
+        link = (part.session, part.controller, link_number(part))
+        known, assembler = self._assemblers.get(device, (link, PartAssembler()))
+        if known != link:
             assembler = PartAssembler()
         if device not in self._assemblers and len(self._assemblers) >= _DEVICES_MAX:
             del self._assemblers[next(iter(self._assemblers))]
-        self._assemblers[device] = (part.session, assembler)
+        self._assemblers[device] = (link, assembler)
         whole = assembler.add(part)
         if whole is None:
             return None
