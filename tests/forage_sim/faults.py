@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING
 
-from forage_sim.workload import TaskSpec, draw_task
+from forage_sim.workload import ClientSpec, draw_client
 
 if TYPE_CHECKING:
     from forage_sim.nodes import Node
@@ -44,6 +44,9 @@ class DeviceSpec:
 
     slots: int = 1
     packet_bytes_max: int = 128 * 1024
+    queue_bytes_max: int = 1 << 20
+    unacknowledged_bytes_max: int = 64 << 20
+    code_bytes_max: int = 32 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +54,7 @@ class Plan:
     """Everything about a run that is not its random streams."""
 
     devices: tuple[DeviceSpec, ...] = (DeviceSpec(), DeviceSpec())
-    clients: tuple[tuple[TaskSpec, ...], ...] = ()
+    clients: tuple[ClientSpec, ...] = ()
     faults: tuple[Fault, ...] = ()
     safety_ms: int = 10_000
     """When the faults are over."""
@@ -60,6 +63,8 @@ class Plan:
     commit_ms_max: int = 5
     start_ms_max: int = 1_000
     """Nodes start within this time, in any order."""
+    small_caches: bool = False
+    """The controller keeps next to no pages and code in memory: it reads them back."""
 
     def without(self, at: int) -> "Plan":
         """The same plan with one fault less."""
@@ -94,17 +99,14 @@ def draw_plan(seed: int) -> Plan:
         DeviceSpec(
             slots=random.choice((1, 1, 2, 4)),
             packet_bytes_max=random.choice((128 * 1024, 128 * 1024, 4_096)),
+            queue_bytes_max=random.choice((1 << 20, 1 << 20, 32_000)),
+            unacknowledged_bytes_max=random.choice((64 << 20, 64 << 20, 2_000)),
+            code_bytes_max=random.choice((32 << 20, 10)),
         )
         for _ in range(random.randint(1, 4))
     )
-    nonce = 0
-    clients: list[tuple[TaskSpec, ...]] = []
-    for _ in range(random.choice((1, 1, 1, 2))):
-        tasks = []
-        for _ in range(random.randint(1, 5)):
-            nonce += 1
-            tasks.append(draw_task(random, nonce, safety_ms * 3 // 4))
-        clients.append(tuple(tasks))
+    count = random.choice((1, 1, 1, 2))
+    clients = [draw_client(random, at, count, safety_ms * 3 // 4) for at in range(count)]
     return Plan(
         devices=devices,
         clients=tuple(clients),
@@ -113,6 +115,7 @@ def draw_plan(seed: int) -> Plan:
         detect_ms=random.choice((500, 2_000, 2_000, 15_000)),
         delay_ms_max=random.choice((0, 3, 3, 20)),
         commit_ms_max=random.choice((1, 5, 50)),
+        small_caches=random.random() < 0.25,
     )
 
 

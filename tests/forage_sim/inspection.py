@@ -62,7 +62,7 @@ def _left_at_controller(world: "World", mine: dict[str, None]) -> list[str]:
         if node.running and verdict != "alive":
             found.append(f"{node.name} runs and the controller says it is {verdict}")
         told = None if device is None else device.capabilities
-        if node.running and (told is None or told.slots != node.slots):
+        if node.running and (told is None or told.slots != node.spec.slots):
             found.append(f"{node.name} has capabilities that the controller does not know")
         session = "" if device is None else device.session
         if node.running and node.process is not None and session != node.process.session:

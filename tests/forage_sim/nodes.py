@@ -9,8 +9,14 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from forage.core.client import ClientCore
-from forage.core.commands import RefuseTask, ResolveCalls
-from forage.core.events import CallsCancelled, CallsSubmitted, TaskOpened
+from forage.core.commands import AnswerReceived, RefuseTask, ResolveCalls
+from forage.core.events import (
+    AttachAsked,
+    CallsCancelled,
+    CallsSubmitted,
+    QueryAsked,
+    TaskOpened,
+)
 from forage_agent.core.agent import AgentCore
 from forage_agent.core.events import (
     ExitProcess,
@@ -26,9 +32,10 @@ from forage_controller.core.config import CoreConfig
 from forage_controller.core.controller import ControllerCore
 from forage_controller.core.operations import LoadCode, LoadOutcomes, LoadPage, Save
 from forage_sim.disk import Disk
+from forage_sim.faults import DeviceSpec
 from forage_sim.process import Machine, Process
 from forage_sim.workers import Workers
-from forage_sim.workload import TaskSpec
+from forage_sim.workload import AttachSpec, ClientSpec, QuerySpec, TaskSpec
 from forage_wire.io import Publish
 from forage_wire.messages import DeviceCapabilities
 from forage_wire.ranges import Ranges
@@ -149,18 +156,19 @@ class DeviceProcess(Process):
         super().__init__(node.machine, node.name)
         capabilities = DeviceCapabilities(
             session="",
-            slots=node.slots,
-            cores=node.slots,
-            queue_bytes_max=node.queue_bytes_max,
-            packet_bytes_max=node.packet_bytes_max,
+            slots=node.spec.slots,
+            cores=node.spec.slots,
+            queue_bytes_max=node.spec.queue_bytes_max,
+            packet_bytes_max=node.spec.packet_bytes_max,
             python=PYTHON,
         )
         self._core = AgentCore(
             Settings(
                 device=node.name,
                 capabilities=capabilities,
-                packet_bytes_max=node.packet_bytes_max,
-                code_bytes_max=node.code_bytes_max,
+                packet_bytes_max=node.spec.packet_bytes_max,
+                unacknowledged_bytes_max=node.spec.unacknowledged_bytes_max,
+                code_bytes_max=node.spec.code_bytes_max,
             )
         )
         self._node = node
@@ -201,20 +209,9 @@ class DeviceProcess(Process):
 class DeviceNode(Node):
     """A device."""
 
-    def __init__(
-        self,
-        world: "World",
-        name: str,
-        *,
-        slots: int,
-        packet_bytes_max: int,
-        machine: str = "",
-    ) -> None:
+    def __init__(self, world: "World", name: str, spec: DeviceSpec, *, machine: str = "") -> None:
         super().__init__(world, name, machine)
-        self.slots = slots
-        self.packet_bytes_max = packet_bytes_max
-        self.queue_bytes_max = 1 << 20
-        self.code_bytes_max = 32 << 20
+        self.spec = spec
 
     def make(self) -> DeviceProcess:
         return DeviceProcess(self)
@@ -231,15 +228,24 @@ class ClientProcess(Process):
         self._node = node
         self.client = "".join(self.machine.random.choices(BASE_32, k=13))
         self._core = ClientCore(
-            user=USER, client=self.client, topics=self.world.topics, python=PYTHON
+            user=USER,
+            client=self.client,
+            topics=self.world.topics,
+            python=PYTHON,
+            packet_bytes_max=node.spec.packet_bytes_max,
         )
         self.client_id = f"{self.client}-{self.machine.random.getrandbits(64):016x}"
         self._tasks = 0
 
     def begin(self) -> None:
         super().begin()
-        for spec in self._node.specs:
-            self.world.clock.after(spec.at_ms, lambda spec=spec: self.submit(spec))  # type: ignore[misc]
+        after = self.world.clock.after
+        for task in self._node.spec.tasks:
+            after(task.at_ms, lambda task=task: self.submit(task))  # type: ignore[misc]
+        for attach in self._node.spec.attaches:
+            after(attach.at_ms, lambda attach=attach: self.attach(attach))  # type: ignore[misc]
+        for number, query in enumerate(self._node.spec.queries, 1):
+            after(query.at_ms, lambda number=number, query=query: self.ask(number, query))  # type: ignore[misc]
 
     def submit(self, spec: TaskSpec) -> None:
         """The user submits a task."""
@@ -249,6 +255,7 @@ class ClientProcess(Process):
         task = f"{self.client}-{_base_32(self._tasks)}"
         self.world.tasks[task] = spec
         self._node.submitted.append(task)
+        self._node.wanted[task] = None
         code = b"code of " + spec.function.encode()
         self.put(
             TaskOpened(
@@ -272,6 +279,20 @@ class ClientProcess(Process):
                 lambda index=index, force=force: self.cancel(task, index, force=force),  # type: ignore[misc]
             )
 
+    def attach(self, spec: AttachSpec) -> None:
+        """The user wants another client's outcomes."""
+        submitted = self.world.clients[spec.owner].submitted
+        if self.alive and spec.task < len(submitted):
+            task = submitted[spec.task]
+            self._node.wanted[task] = None
+            self.put(AttachAsked(task=task, calls=len(self.world.tasks[task].calls)))
+
+    def ask(self, number: int, spec: QuerySpec) -> None:
+        """The user has a question."""
+        if self.alive:
+            self._node.unanswered[number] = None
+            self.put(QueryAsked(id=number, what=spec.what))
+
     def cancel(self, task: str, index: int, *, force: bool) -> None:
         """The user cancels a call."""
         if self.alive:
@@ -289,6 +310,9 @@ class ClientProcess(Process):
                 self._node.resolve(self, command)
             elif isinstance(command, RefuseTask):
                 self._node.refuse(self, command)
+            elif isinstance(command, AnswerReceived):
+                self._node.unanswered.pop(command.id, None)
+                self.world.trace.add("answer" if command.ok else "no answer", self.name)
         return commands
 
     def subscriptions(self) -> Sequence[tuple[str, int]]:
@@ -304,26 +328,40 @@ class ClientProcess(Process):
 class ClientNode(Node):
     """A user's machine: what is wanted, and what has come of it."""
 
-    def __init__(self, world: "World", name: str, specs: Sequence[TaskSpec]) -> None:
+    def __init__(self, world: "World", name: str, spec: ClientSpec) -> None:
         super().__init__(world, name)
-        self.specs = tuple(specs)
+        self.spec = spec
         self.submitted: list[str] = []
+        """Its tasks, in order."""
+        self.wanted: dict[str, None] = {}
+        """Tasks whose outcomes it wants: its own, and what it is attached to."""
+        self.ended: dict[tuple[str, int], None] = {}
+        """(task, index) of calls that have ended for it."""
+        self.cancelled: dict[tuple[str, int], None] = {}
+        """Of those, the ones that its user cancelled."""
+        self.unanswered: dict[int, None] = {}
 
     def make(self) -> ClientProcess:
         return ClientProcess(self)
 
+    def lacking(self) -> list[str]:
+        """What its user waits for, in words; nothing once it is dead."""
+        if not self.running:
+            return []
+        found = [f"{self.name} has not asked for everything"] if not self.has_asked else []
+        found += [f"question {number} of {self.name}" for number in self.unanswered]
+        for task in self.wanted:
+            found += [
+                f"{task}.{index} of {self.name}"
+                for index in range(len(self.world.tasks[task].calls))
+                if (task, index) not in self.ended
+            ]
+        return found
+
     @property
-    def waits(self) -> bool:
-        """Whether its user lives and has not got everything."""
-        if self.process is None or not self.process.alive:
-            return False
-        if len(self.submitted) < len(self.specs):
-            return True
-        return any(
-            (task, index) not in self.world.ended
-            for task in self.submitted
-            for index in range(len(self.world.tasks[task].calls))
-        )
+    def has_asked(self) -> bool:
+        """Whether all of its tasks are submitted."""
+        return len(self.submitted) == len(self.spec.tasks)
 
     def resolve(self, process: ClientProcess, command: ResolveCalls) -> None:
         """Calls have their outcomes."""
@@ -331,14 +369,14 @@ class ClientNode(Node):
         if len(indices) != len(command.items):
             raise AssertionError(f"{len(command.items)} items for {command.ranges}")
         for index, item in zip(indices, command.items, strict=True):
-            self.world.ended[command.task, index] = None
+            self.ended[command.task, index] = None
             self.world.watch.resolved(process, command.task, index, item)
 
     def refuse(self, process: ClientProcess, command: RefuseTask) -> None:
-        """The controller does not take a task."""
+        """The controller does not take a task, or has it no longer."""
         for low, high in command.ranges:
             for index in range(low, high):
-                self.world.ended[command.task, index] = None
+                self.ended[command.task, index] = None
                 item = {"reason": f"refused {command.reason}", "message": command.text}
                 self.world.watch.resolved(process, command.task, index, item)
 
@@ -346,9 +384,9 @@ class ClientNode(Node):
         """Its user no longer wants these: those that have no outcome end here."""
         for low, high in ranges:
             for index in range(low, high):
-                if (task, index) not in self.world.ended:
-                    self.world.ended[task, index] = None
-                    self.world.cancelled[task, index] = None
+                if (task, index) not in self.ended:
+                    self.ended[task, index] = None
+                    self.cancelled[task, index] = None
 
 
 def _base_32(number: int) -> str:

@@ -15,6 +15,7 @@ from forage_wire.codec import decode, decode_header
 from forage_wire.errors import DecodeError
 from forage_wire.io import Publish
 from forage_wire.limits import UNFINISHED_PART_BYTES_MAX
+from forage_wire.link import link_number
 from forage_wire.messages import Assign, Header, Linked, Part
 from forage_wire.parts import PartAssembler
 from forage_wire.topics import ParsedTopic, Topics
@@ -67,7 +68,7 @@ class Watch:
 
     def __init__(self, topics: Topics) -> None:
         self._topics = topics
-        self._assemblers: dict[tuple[str, str, str], PartAssembler] = {}
+        self._assemblers: dict[tuple[str, str, str, str, int], PartAssembler] = {}
         self.given_out: dict[int, GivenOut] = {}
         self.runs: dict[tuple[str, int], list[Run]] = {}
         """By (task, index), in order."""
@@ -140,7 +141,8 @@ class Watch:
             listener(process, task, index, item)
 
     def _assemble(self, process: "Process", topic: str, part: Part) -> Linked | None:
-        key = (process.client_id, topic, part.session)
+        # A new link of the same sessions counts its parted messages anew.
+        key = (process.client_id, topic, part.session, part.controller, link_number(part))
         assembler = self._assemblers.setdefault(key, PartAssembler())
         try:
             whole = assembler.add(part)

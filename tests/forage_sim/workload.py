@@ -14,6 +14,10 @@ from forage_wire.messages import Options
 
 __all__ = [
     "CallSpec",
+    "ClientSpec",
+    "draw_client",
+    "AttachSpec",
+    "QuerySpec",
     "TaskSpec",
     "WorkerEnd",
     "draw_task",
@@ -57,6 +61,35 @@ class TaskSpec:
     options: Options = field(default_factory=Options)
     cancels: tuple[tuple[int, int, bool], ...] = ()
     """(milliseconds after the submission, index, force)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttachSpec:
+    """One client wants another's outcomes too."""
+
+    at_ms: int
+    owner: int
+    """Which client's."""
+    task: int
+    """Which of its tasks; nothing is asked if it has not been submitted by then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuerySpec:
+    """A question to the controller."""
+
+    at_ms: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSpec:
+    """What one client does."""
+
+    tasks: tuple[TaskSpec, ...] = ()
+    attaches: tuple[AttachSpec, ...] = ()
+    queries: tuple[QuerySpec, ...] = ()
+    packet_bytes_max: int = 128 * 1024
 
 
 def read_call(body: bytes) -> CallSpec:
@@ -110,7 +143,7 @@ def draw_task(random: Random, nonce: int, until_ms: int) -> TaskSpec:
                 run_ms=random.randint(0, slowest_ms),
                 fails=random.randint(1, 3) if odd < 0.05 else 0,
                 kills=random.randint(1, 3) if 0.05 <= odd < 0.08 else 0,
-                pad_bytes=random.choice((300, 3_000)) if 0.08 <= odd < 0.12 else 0,
+                pad_bytes=random.choice((300, 3_000, 20_000)) if 0.08 <= odd < 0.12 else 0,
             )
         )
     cancels = []
@@ -131,4 +164,30 @@ def draw_task(random: Random, nonce: int, until_ms: int) -> TaskSpec:
             wait_ms=600_000,
         ),
         cancels=tuple(sorted(cancels)),
+    )
+
+
+def draw_client(random: Random, at: int, clients: int, until_ms: int) -> ClientSpec:
+    """What client number `at` of several does."""
+    tasks = [
+        draw_task(random, 10 * at + number, until_ms) for number in range(1, random.randint(2, 6))
+    ]
+    attaches = []
+    if clients > 1 and random.random() < 0.5:
+        attaches.append(
+            AttachSpec(
+                at_ms=random.randint(0, until_ms),
+                owner=random.choice([other for other in range(clients) if other != at]),
+                task=random.randrange(3),
+            )
+        )
+    queries = [
+        QuerySpec(at_ms=random.randint(0, until_ms), what=random.choice(("devices", "tasks")))
+        for _ in range(random.choice((0, 0, 2)))
+    ]
+    return ClientSpec(
+        tasks=tuple(tasks),
+        attaches=tuple(attaches),
+        queries=tuple(queries),
+        packet_bytes_max=random.choice((128 * 1024, 128 * 1024, 128 * 1024, 4_096)),
     )

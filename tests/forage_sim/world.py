@@ -6,7 +6,7 @@
 from collections import Counter, deque
 from dataclasses import dataclass
 
-from forage_controller.core.config import CoreConfig
+from forage_controller.core.config import CoreConfig, Limits
 from forage_sim.broker import Broker, Conditions
 from forage_sim.clock import Clock
 from forage_sim.disk import Disk
@@ -63,18 +63,15 @@ class World:
         self.worker_death = 0.0
         self.tasks: dict[str, TaskSpec] = {}
         """Every task that was submitted."""
-        self.ended: dict[tuple[str, int], None] = {}
-        """Calls that have ended for their user."""
-        self.cancelled: dict[tuple[str, int], None] = {}
-        """Of those, the ones that their user cancelled."""
-        self.controller = ControllerNode(
-            self, CONTROLLER, CoreConfig(name="main", detect_ms=plan.detect_ms), self.disk
+        limits = Limits(page_cache_bytes=200, code_cache_bytes=10)
+        config = CoreConfig(
+            name="main",
+            detect_ms=plan.detect_ms,
+            limits=limits if plan.small_caches else Limits(),
         )
+        self.controller = ControllerNode(self, CONTROLLER, config, self.disk)
         self.devices = [
-            DeviceNode(
-                self, f"device-{at}", slots=spec.slots, packet_bytes_max=spec.packet_bytes_max
-            )
-            for at, spec in enumerate(plan.devices)
+            DeviceNode(self, f"device-{at}", spec) for at, spec in enumerate(plan.devices)
         ]
         self.clients = [
             ClientNode(self, f"client-{at}", specs) for at, specs in enumerate(plan.clients)
@@ -127,10 +124,7 @@ class World:
         """Another machine starts a device under the same name."""
         original = self.nodes[name]
         assert isinstance(original, DeviceNode)
-        twin = DeviceNode(
-            self, name, slots=original.slots, packet_bytes_max=original.packet_bytes_max,
-            machine=f"twin-{len(self.twins)}",
-        )  # fmt: skip
+        twin = DeviceNode(self, name, original.spec, machine=f"twin-{len(self.twins)}")
         self.twins.append(twin)
         twin.start()
         self.clock.after(duration_ms, twin.stop)
@@ -178,7 +172,11 @@ class World:
     @property
     def at_rest(self) -> bool:
         """Whether every living client has everything and nobody holds on to it."""
-        return not any(client.waits for client in self.clients) and not left_over(self)
+        return not self.lacking() and not left_over(self)
+
+    def lacking(self) -> list[str]:
+        """What users wait for."""
+        return [what for client in self.clients for what in client.lacking()]
 
     def converge(self) -> int:
         """Wait until all is done; how long that took.
@@ -188,17 +186,9 @@ class World:
         began_ms = self.clock.now_ms
         while not self.at_rest:
             if self.clock.now_ms - began_ms > CONVERGENCE_MS:
-                waiting = [
-                    f"{task}.{index} of {client.name}"
-                    for client in self.clients
-                    if client.running
-                    for task in client.submitted
-                    for index in range(len(self.tasks[task].calls))
-                    if (task, index) not in self.ended
-                ]
                 raise AssertionError(
                     f"not done {CONVERGENCE_MS} ms after the last fault: "
-                    + "; ".join([*waiting[:5], *left_over(self)])
+                    + "; ".join([*self.lacking()[:5], *left_over(self)])
                 )
             self.run_until(self.clock.now_ms + LOOK_EVERY_MS)
         return self.clock.now_ms - began_ms

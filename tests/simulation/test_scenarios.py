@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from forage_sim.faults import DeviceSpec, Fault, Plan
-from forage_sim.workload import CallSpec, TaskSpec
+from forage_sim.workload import CallSpec, ClientSpec, TaskSpec
 from forage_sim.world import Report, World, run_world
 from forage_wire.messages import Options
 
@@ -39,7 +39,12 @@ def task(
 
 def story(*faults: Fault, tasks: tuple[TaskSpec, ...] = (), **settings: object) -> Plan:
     """A plan with these faults, two devices of one slot and one client."""
-    plan = Plan(clients=(tasks or (task(),),), faults=faults, safety_ms=20_000, start_ms_max=0)
+    plan = Plan(
+        clients=(ClientSpec(tasks=tasks or (task(),)),),
+        faults=faults,
+        safety_ms=20_000,
+        start_ms_max=0,
+    )
     return replace(plan, **settings)  # type: ignore[arg-type]
 
 
@@ -126,7 +131,7 @@ def test_a_broker_that_comes_back_empty_costs_nothing_but_time(seed: int) -> Non
 def test_a_cancelled_call_ends_and_with_force_its_worker_too(seed: int, force: bool) -> None:
     cancels = tuple((1_500, index, force) for index in range(10))
     world, report = told(seed, story(tasks=(task(10, run_ms=5_000, cancels=cancels),)))
-    assert len(world.cancelled) == 10
+    assert len(world.clients[0].cancelled) == 10
     assert report.counters["publish cancel"] > 0
     killed = world.watch.killed
     assert sum(killed.values()) == (runs(world) if force else 0)
@@ -184,7 +189,7 @@ def test_lost_outcomes_are_offered_and_fetched(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_client_that_dies_leaves_the_others_alone(seed: int) -> None:
     death = fault("kill", "client-0", at_ms=1_500)
-    both = ((task(60, run_ms=50),), (task(60, run_ms=50),))
+    both = (ClientSpec(tasks=(task(60, run_ms=50),)), ClientSpec(tasks=(task(60, run_ms=50),)))
     world, _report = told(seed, story(death, clients=both))
     (lost,) = world.clients[0].submitted
     (mine,) = world.clients[1].submitted

@@ -7,6 +7,7 @@ from forage_sim.workload import CallSpec, TaskSpec, value_item
 from forage_wire.limits import DEATHS_MAX, LOSSES_MAX
 
 if TYPE_CHECKING:
+    from forage_sim.nodes import ClientNode
     from forage_sim.process import Process
     from forage_sim.world import World
 
@@ -20,27 +21,28 @@ class OneRightOutcome(Oracle):
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
-        self._outcomes: dict[tuple[str, int], object] = {}
+        self._outcomes: dict[tuple[str, str, int], object] = {}
 
     def resolved(self, process: "Process", task: str, index: int, item: object) -> None:
-        name = (task, index)
+        client = self._client(process)
+        name = (process.name, task, index)
         if name in self._outcomes:
             raise self.broken(
                 f"{process.name} resolves {task}.{index} again: {self._outcomes[name]!r}, {item!r}"
             )
-        if name in self.world.cancelled:
+        if (task, index) in client.cancelled:
             raise self.broken(f"{process.name} resolves {task}.{index}, which it had cancelled")
         self._outcomes[name] = item
-        self._judge(task, index, item)
-
-    def _judge(self, task: str, index: int, item: object) -> None:
         spec = self.world.tasks[task]
-        call = spec.calls[index]
         if isinstance(item, list):
-            self._judge_value(task, index, call, item)
+            self._judge_value(task, index, spec.calls[index], item)
         else:
             assert isinstance(item, dict), item
-            self._judge_error(task, index, spec, item)
+            is_owner = task in client.submitted
+            self._judge_error(task, index, spec, item, is_owner=is_owner)
+
+    def _client(self, process: "Process") -> "ClientNode":
+        return next(client for client in self.world.clients if client.name == process.name)
 
     def _judge_value(self, task: str, index: int, call: CallSpec, item: list[object]) -> None:
         if item != value_item(call.body()):
@@ -52,7 +54,9 @@ class OneRightOutcome(Oracle):
                 f"its first {max(call.fails, call.kills)} cannot give one"
             )
 
-    def _judge_error(self, task: str, index: int, spec: TaskSpec, item: dict[str, Any]) -> None:
+    def _judge_error(
+        self, task: str, index: int, spec: TaskSpec, item: dict[str, Any], *, is_owner: bool
+    ) -> None:
         watch = self.world.watch
         name = (task, index)
         call, options = spec.calls[index], spec.options
@@ -69,6 +73,9 @@ class OneRightOutcome(Oracle):
                 legal = deaths >= DEATHS_MAX or (deaths >= 1 and options.at_most_once)
             case "device-lost":
                 legal = options.at_most_once or len(runs) >= LOSSES_MAX
+            case "data-lost" | "refused data-lost" | "refused unknown":
+                # What its owner has collected, or cancelled, may be gone for whoever attaches.
+                legal = not is_owner
             case _:
                 legal = False
         if not legal:
@@ -80,11 +87,6 @@ class OneRightOutcome(Oracle):
         self.world.trace.counters[f"outcome {reason}"] += 1
 
     def converged(self) -> None:
-        for client in self.world.clients:
-            if client.process is None or not client.process.alive:
-                continue
-            for task in client.submitted:
-                for index in range(len(self.world.tasks[task].calls)):
-                    name = (task, index)
-                    if name not in self._outcomes and name not in self.world.cancelled:
-                        raise self.broken(f"{task}.{index} never ended")
+        lacking = self.world.lacking()
+        if lacking:
+            raise self.broken(f"never ended: {lacking[:10]}")
