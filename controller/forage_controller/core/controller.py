@@ -405,6 +405,9 @@ class ControllerCore:
         self.fleet.check(now_ms)
         self.reconciler.expire(now_ms)
         self._starvation.check(now_ms)
+        # Before new work: a device that keeps one outcome at a time has room for it by this.
+        for device, rows in self.ledger.take_acknowledgements():
+            self._intake.acknowledge(device, rows)
         touched = list(self.assignments.touched.values())
         self.dispatcher.schedule(now_ms)
         for device in touched:
@@ -413,8 +416,6 @@ class ControllerCore:
         for device in self.assignments.touched.values():
             if device.assignments:
                 self.fleet.watch(device)
-        for device, rows in self.ledger.take_acknowledgements():
-            self._intake.acknowledge(device, rows)
         self.clients.tell(now_ms)
 
     def _lose_unheard(self, now_ms: int) -> None:

@@ -78,6 +78,8 @@ class Dispatcher:
         self._unreadable = unreadable
         self._roomy: dict[str, Device] = {}
         self._free: dict[str, Device] = {}
+        self._refusing: dict[str, Device] = {}
+        """Those that said they are full: looked at again when their time is over."""
         self._version = 0
         self._eligible: dict[tuple[object, ...], tuple[int, list[Device]]] = {}
         self._again_ms: int | None = None
@@ -104,6 +106,8 @@ class Dispatcher:
     def next_wakeup_ms(self) -> int | None:
         """When `schedule` has something to do without an event."""
         due = self._again_ms
+        for device in self._refusing.values():
+            due = device.refusing_until_ms if due is None else min(due, device.refusing_until_ms)
         if self._free and self._assignments.busy:
             steal = min(
                 (device.free_since_ms or 0) + self._limits.steal_after_ms
@@ -138,7 +142,7 @@ class Dispatcher:
         ):
             return False
         if capabilities.profile == "mcu":
-            return not device.assignments
+            return not device.assignments and not device.uncommitted
         if capabilities.queue_bytes_max and device.work_bytes >= capabilities.queue_bytes_max:
             return False
         limits = self._limits
@@ -150,7 +154,13 @@ class Dispatcher:
 
     def _look_at_touched(self, now_ms: int) -> None:
         touched, self._assignments.touched = self._assignments.touched, {}
+        for name, device in list(self._refusing.items()):
+            if now_ms >= device.refusing_until_ms:
+                del self._refusing[name]
+                touched[name] = device
         for name, device in touched.items():
+            if now_ms < device.refusing_until_ms:
+                self._refusing[name] = device
             if self._has_room(device, now_ms):
                 self._roomy[name] = device
             else:

@@ -202,8 +202,7 @@ class Ledger:
             if outcomes.task not in self.released:
                 return False
             # Only when that is saved: until then a crash would bring the task back.
-            assignment, ranges = outcomes.assignment, outcomes.ranges
-            self._effects.after_commit(lambda _at: self._acknowledge(device, assignment, ranges))
+            self._acknowledge_once_committed(device, outcomes)
             return True
         for low, high in outcomes.ranges:
             if low < outcomes.low or high > outcomes.high:
@@ -240,8 +239,7 @@ class Ledger:
             self._assignments.reported(opened, outcomes.ranges, now_ms)
         for pending in again:
             self._backlog.add(pending)
-        assignment, ranges = outcomes.assignment, outcomes.ranges
-        self._effects.after_commit(lambda _at: self._acknowledge(device, assignment, ranges))
+        self._acknowledge_once_committed(device, outcomes)
         self.release_if_over(task, now_ms)
         return True
 
@@ -403,9 +401,18 @@ class Ledger:
                     CancelAssigned(assignment=opened.number, ranges=tuple(common))
                 )
 
-    def _acknowledge(self, device: Device, assignment: int, ranges: Ranges) -> None:
-        rows = self.acknowledge.setdefault(device.name, (device, {}))[1]
-        rows.setdefault(assignment, RangeSet()).update(ranges)
+    def _acknowledge_once_committed(self, device: Device, outcomes: OutcomeSet) -> None:
+        assignment, ranges = outcomes.assignment, outcomes.ranges
+        device.uncommitted += 1
+
+        def acknowledge(_now_ms: int) -> None:
+            device.uncommitted -= 1
+            rows = self.acknowledge.setdefault(device.name, (device, {}))[1]
+            rows.setdefault(assignment, RangeSet()).update(ranges)
+            # A microcontroller has room for the next call only now.
+            self._assignments.touched[device.name] = device
+
+        self._effects.after_commit(acknowledge)
 
     def make_outcomes(
         self,

@@ -51,6 +51,8 @@ class Device:
     candidate_until_ms: int | None = None
     refusing_until_ms: int = 0
     """It refused work as full: nothing more until then."""
+    uncommitted: int = 0
+    """Sets of outcomes that it sent and that are not committed, so not acknowledged, yet."""
     free_since_ms: int | None = None
     busy_since_ms: int = 0
     """When it last began to hold work: it has one detection time for its first beat."""
