@@ -127,6 +127,18 @@ def test_a_function_that_it_lacks_is_not_given_to_it() -> None:
     assert [type(message) for message in device.heard if isinstance(message, Assign)] == []
 
 
+def test_a_refusal_as_full_is_offered_again_without_another_event() -> None:
+    desk = Watched()
+    desk.begin()
+    device = put_on(desk, Mcu("lamp", "a7".zfill(16), blinking))
+    device.mcu.kept = {"a": 1, "k": TASK, "l": 0, "u": 1}
+    submit(desk.client(), 1)
+    assert device.mcu.ran == []
+    device.mcu.kept = None
+    desk.advance(1_000)
+    assert device.mcu.ran == [[0]]
+
+
 def test_what_a_lost_microcontroller_had_is_run_after_it_is_back() -> None:
     desk = Watched()
     desk.begin()
