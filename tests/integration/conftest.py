@@ -15,6 +15,14 @@ from integration.observing import until
 DETECT_S = 0.5
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one shared cluster go to one test process, so that there is one of each."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        if callspec is not None and "shared" in callspec.params:
+            item.add_marker(pytest.mark.xdist_group(f"cluster with {callspec.params['shared']}"))
+
+
 @pytest.fixture(scope="session", params=ENGINES)
 def shared(request: pytest.FixtureRequest) -> Iterator[LocalCluster]:
     """Three devices of one slot, once for each engine."""

@@ -4,11 +4,7 @@ import collections
 import time
 from collections.abc import Callable
 
-import pytest
-
 from forage import Batch, Client, LocalCluster
-
-pytestmark = pytest.mark.xdist_group("shared clusters")
 
 CALLS = 1_000
 MIDWAY = 300
