@@ -3,7 +3,7 @@
 `analyse` runs on devices, one file a call, with the file's bytes as its argument: devices share no
 disk with the client. `merge` gives the same report whatever the order of its input. Run as a
 program (`python -m forage.demo_job`), this module does the same work here, without forage, for
-comparison: it reads paths on stdin and writes findings on stdout, one JSON document a line.
+comparison, and writes what it finds on stdout, one JSON document a line.
 
 Everything in it comes from the standard library.
 """
@@ -12,6 +12,7 @@ import ast
 import gc
 import io
 import json
+import os
 import signal
 import sys
 import sysconfig
@@ -21,7 +22,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["analyse", "library_files", "library_folder", "merge", "report_lines"]
+__all__ = [
+    "analyse",
+    "analyse_share",
+    "chosen_files",
+    "library_files",
+    "library_folder",
+    "merge",
+    "name_of",
+    "report_lines",
+]
 
 _FOREIGN = frozenset({"site-packages", "dist-packages", "__pycache__"})
 _RANKED = 3
@@ -56,11 +66,26 @@ def library_folder() -> Path:
 
 def library_files(folder: Path) -> list[Path]:
     """Every `.py` file of a standard library, in a fixed order; not what was installed into it."""
-    return [
-        path
-        for path in sorted(folder.rglob("*.py"))
-        if path.is_file() and _FOREIGN.isdisjoint(path.relative_to(folder).parts)
-    ]
+    found: list[Path] = []
+    for parent, folders, files in os.walk(folder):
+        # Pruned in place, for what is installed there may be larger than the library itself.
+        folders[:] = [name for name in folders if name not in _FOREIGN]
+        found += [Path(parent, name) for name in files if name.endswith(".py")]
+    return sorted(path for path in found if path.is_file())
+
+
+def chosen_files(folder: Path, count: int | None) -> list[Path]:
+    """All files, or `count` of them evenly spread over their sizes, the largest among them."""
+    files = library_files(folder)
+    if count is None or count >= len(files):
+        return files
+    files.sort(key=lambda path: (-path.stat().st_size, path))
+    return sorted(files[place * len(files) // count] for place in range(count))
+
+
+def name_of(path: Path, folder: Path) -> str:
+    """A file's name in the report, the same on every machine."""
+    return path.relative_to(folder).as_posix()
 
 
 def analyse(name: str, source: bytes) -> dict[str, Any]:
@@ -188,23 +213,27 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _analyse_stdin(lines: Iterable[str]) -> Iterator[str]:
-    for line in lines:
-        name, path = json.loads(line)
-        yield json.dumps(analyse(name, Path(path).read_bytes()))
+def analyse_share(share: int, shares: int, count: int | None) -> Iterator[dict[str, Any]]:
+    """The findings on every `shares`-th of the files, here; see `chosen_files`."""
+    folder = library_folder()
+    for path in chosen_files(folder, count)[share::shares]:
+        yield analyse(name_of(path, folder), path.read_bytes())
 
 
-def main() -> int:
-    """Analyse the files that stdin names, rows `[name, path]`; ends when stdin does."""
-    # Ctrl-C reaches the whole terminal; the parent hears it and closes our stdin.
+def main(argv: list[str]) -> int:
+    """Analyse a share of the files, one finding a line on stdout: SHARE SHARES COUNT."""
+    share, shares, count = (int(word) for word in argv)
+    # Ctrl-C reaches the whole terminal; the parent hears it and ends us, or its pipe breaks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        for line in _analyse_stdin(sys.stdin):
-            print(line, flush=True)  # noqa: T201 - a program whose output is read by its parent
+        for found in analyse_share(share, shares, count or None):
+            print(json.dumps(found), flush=True)  # noqa: T201 - read by the parent
     except BrokenPipeError:
+        # Nobody listens any more, also not to Python's own last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
