@@ -180,8 +180,9 @@ class Agent:
 
     def _hand_over(self) -> None:
         """All events to the core, all its orders to where they belong, one send."""
-        events = self._events.copy()
-        self._events.clear()
+        # Not by `clear`: a signal may add one at any moment.
+        events = self._events[:]
+        del self._events[: len(events)]
         now = now_ms()
         if not events and not _is_due(self._core.next_wakeup_ms(), now):
             return
