@@ -241,7 +241,7 @@ class BatchCalls(TaskCalls):
 
     def wait_for(self, index: int | None, deadline: float | None) -> None:
         """Wait for one call, or (None) for all; TimeoutError once monotonic time is `deadline`."""
-        self.network.check_process()
+        self.network.check_may_wait()
         watch = _Watch(index)
         with LOCK:
             if self.ended >= self.count if index is None else self._values[index] is not _OPEN:
@@ -413,7 +413,7 @@ class Batch(Generic[_T]):
         calls = self._calls
         left = self._high - self._low
         total = left
-        calls.network.check_process()
+        calls.network.check_may_wait()
         feed = calls.feed(self._low, self._high)
         try:
             while left:

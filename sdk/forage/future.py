@@ -239,7 +239,7 @@ class Future(concurrent.futures.Future[_T]):
         if self._state not in (PENDING, RUNNING):
             return
         if self._calls is not None:
-            self._calls.network.check_process()
+            self._calls.network.check_may_wait()
         with LOCK:
             if self._state in (PENDING, RUNNING):
                 if timeout is not None:

@@ -90,6 +90,7 @@ class Fleet:
         self.answers: dict[str, Callable[[Query], bytes]] = {}
         self.refuses: dict[str, str] = {}
         self.named: dict[str, Callable[..., Any]] = {}
+        self._unacknowledged: list[tuple[Link, list[tuple[str, int]]]] = []
         self._changed = threading.Condition()
         self._orders: list[Callable[[], None]] = []
         self._links: dict[str, Link] = {}
@@ -156,6 +157,16 @@ class Fleet:
             call = self.calls[name]
             self.held.remove(call)
             self._finish(call)
+
+        self.order(act)
+
+    def acknowledge_all(self) -> None:
+        """Acknowledge what was held back, and hold back no more."""
+
+        def act() -> None:
+            self.delays_acknowledgements = False
+            for link, rows in self._unacknowledged:
+                link.send(Acknowledged(rows=tuple(rows)))
 
         self.order(act)
 
@@ -297,7 +308,9 @@ class Fleet:
                     self.held.append(call)
                 else:
                     self._finish(call)
-        if not self.delays_acknowledgements:
+        if self.delays_acknowledgements:
+            self._unacknowledged.append((link, rows))
+        else:
             link.send(Acknowledged(rows=tuple(rows)))
 
     def _finish(self, call: Call) -> None:

@@ -265,3 +265,74 @@ def test_many_threads_may_submit(client: forage.Client) -> None:
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         found = list(pool.map(work, range(0, 8_000, 1_000)))
     assert found == [[start + n for n in range(100)] for start in range(0, 8_000, 1_000)]
+
+
+def test_submit_waits_while_too_much_is_not_with_the_controller(
+    holding: Fleet, held: forage.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forage.shell.network.UNACKNOWLEDGED_BYTES_MAX", 200_000)
+    holding.delays_acknowledgements = True
+    submitted: list[int] = []
+
+    def work() -> None:
+        for _ in range(20):
+            held.submit(size_of, bytes(50_000))
+            submitted.append(1)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    deadline = time.monotonic() + WAIT_S
+    while not held._network._changed._waiters:  # type: ignore[attr-defined]
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert len(submitted) < 10
+    holding.acknowledge_all()
+    thread.join(WAIT_S)
+    assert not thread.is_alive()
+    assert len(submitted) == 20
+
+
+def test_a_fault_of_the_network_thread_fails_futures_instead_of_leaving_them(
+    holding: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = holding.connect()
+    future = client.submit(add, 1)
+    batch = client.submit_all(add, range(3))
+    holding.wait(lambda: len(holding.calls) == 4)
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a fault")
+
+    monkeypatch.setattr(client._network._line, "read", fail)
+    holding.start(future.id)
+    with pytest.raises(forage.ForageError, match="a fault"):
+        future.result(WAIT_S)
+    with pytest.raises(forage.ForageError, match="a fault"):
+        batch.results(timeout=WAIT_S)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        client.submit(add, 1)
+    client.shutdown()
+    assert "network thread fails" in caplog.text
+
+
+def test_a_result_that_waits_for_a_call_while_it_is_unpickled_fails_alone(
+    client: forage.Client,
+) -> None:
+    Waits.client = client
+    with pytest.raises(forage.ForageError, match="while it is unpickled"):
+        client.submit(identity, Waits(True)).result(WAIT_S)
+    assert client.submit(add, 1, 2).result(WAIT_S) == 3
+
+
+class Waits:
+    """Asks for another call's result when it is unpickled, in the client's process alone."""
+
+    client: "forage.Client | None" = None
+
+    def __init__(self, waits: bool) -> None:
+        self.waits = waits
+
+    def __setstate__(self, state: dict[str, bool]) -> None:
+        self.__dict__.update(state)
+        if self.client is not None and threading.current_thread().name == "forage-network":
+            self.client.submit(add, 1).result(WAIT_S)

@@ -1,6 +1,7 @@
 """What a client asks its controller: devices, tasks, history, logs, attach."""
 
 import json
+from functools import partial
 from typing import Any
 
 import cbor2
@@ -104,6 +105,19 @@ def test_attaching_gives_a_batch_of_the_archives_outcomes(
     assert not batch[2].done()
     assert held.attach(f"{OTHER}.1").results(timeout=WAIT_S) == [11]
     holding.wait(lambda: holding.collected(OTHER) == {0, 1})
+
+
+def test_a_task_can_be_attached_to_again_after_its_end(holding: Fleet, held: forage.Client) -> None:
+    def asked(times: int) -> bool:
+        return len(holding.messages(Attach)) == times
+
+    answers(holding, "task", {"task": OTHER, "calls": 1})
+    sets = (OutcomeSet(task=OTHER, ranges=((0, 1),), data=cbor2.dumps([[10]]), device="pi1"),)
+    for times in (1, 2):
+        batch = held.attach(OTHER)
+        holding.wait(partial(asked, times))
+        holding.send_to(held.id, Outcomes(sets=sets))
+        assert batch.results(timeout=WAIT_S) == [10]
 
 
 def test_attaching_to_a_call_gives_a_batch_of_it_alone(holding: Fleet, held: forage.Client) -> None:

@@ -272,7 +272,11 @@ class ClientCore:
     def _start_link(self, controller: str, now_ms: int) -> None:
         """Begin to number anew: hello, inventory, then all that may have been lost."""
         self._hello_ms = now_ms
-        attached = [name for name, record in self.tasks.items() if record.attached]
+        attached = [
+            name
+            for name, record in self.tasks.items()
+            if record.attached and not record.is_complete
+        ]
         self._sending.start_link(self._session, controller, self.tasks)
         self._sending.send_inventory(self.tasks)
         self._collecting.inventory_sent()
@@ -364,10 +368,13 @@ class ClientCore:
         self._sending.cancel(task, event.ranges if event.force else tuple(fresh), event.force)
 
     def _on_attach(self, event: AttachAsked) -> None:
-        record = self.tasks.setdefault(event.task, TaskRecord(task=event.task))
+        # Whatever was known of it has reached its end here, and now it is wanted once more.
+        self._forget(event.task)
+        record = TaskRecord(task=event.task)
         record.attached = True
         record.submitted = event.calls
         record.sealed = True
+        self.tasks[event.task] = record
         self._sending.attach(event.task)
 
     def _on_close(self, now_ms: int, out: list[Command]) -> None:

@@ -116,15 +116,17 @@ class Network:
 
         Raises NotConnected, Refused or VersionMismatch, in words; nothing is left then.
         """
-        with self._lock:
-            self._line.dial(now_ms())
-            self._thread.start()
-            while not self._line.was_welcomed and self._line.error is None:
-                self._changed.wait()
-            error = self._line.error
-        if error is not None:
+        try:
+            with self._lock:
+                self._line.dial(now_ms())
+                self._thread.start()
+                while not self._line.was_welcomed and self._line.error is None:
+                    self._changed.wait()
+            if self._line.error is not None:
+                raise self._line.error
+        except BaseException:
             self.close(wait=True)
-            raise error
+            raise
 
     def close(self, *, wait: bool) -> None:
         """Take no more calls; the connection ends when the last one has. Idempotent."""
@@ -195,6 +197,15 @@ class Network:
             raise RuntimeError(
                 "This client belongs to the process that this one was forked from; call "
                 "forage.connect() in the child, or start it with the spawn method."
+            )
+
+    def check_may_wait(self) -> None:
+        """Raises RuntimeError where waiting for a call would last for ever."""
+        self.check_process()
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(
+                "A result's class waits for a call while it is unpickled: that is done by the "
+                "thread which would bring the call's outcome."
             )
 
     def check_open(self) -> None:

@@ -51,6 +51,7 @@ class Queries:
             NotConnected: None came in time.
             Refused: It says no, in words.
         """
+        self._network.check_may_wait()
         query_id = next(self._next_id)
         asked = self._asked[query_id] = _Asked()
         try:
