@@ -20,19 +20,18 @@ class Mcu:
     link = None
     """It has none of ours (the desk asks)."""
 
-    def __init__(self, name: str, start: str, run: Callable[[list[Any]], Any]) -> None:
+    def __init__(self, name: str, boots: int, run: Callable[[list[Any]], Any]) -> None:
         self.name = name
-        self.start = start
         self.run = run
-        self.boots = 0
+        self.boots = boots
         self.ran: list[list[Any]] = []
         self.out: list[tuple[str, bytes]] = []
         self.boot()
 
     def boot(self) -> None:
-        """Power comes (back): nothing is known but the boot counter."""
+        """Power comes (back): nothing is known but the boot counter, which flash keeps."""
         self.boots += 1
-        self.session = f"{self.start}-{self.boots}"
+        self.session = f"{self.boots:016x}-1"
         self.controller = ""
         self.epoch = 0
         self.sent = self.received = 0
@@ -102,6 +101,8 @@ class Mcu:
             return
         link = max(n, seen) >> 32
         is_new = controller != self.controller or link > self.received >> 32
+        if not is_new and link < self.received >> 32:
+            return
         if is_new:
             self.controller, self.epoch = controller, epoch
             self.sent = self.received = link << 32

@@ -90,7 +90,7 @@ class Watched(Desk):
 def test_a_microcontroller_runs_one_call_after_another() -> None:
     desk = Watched()
     desk.begin()
-    device = put_on(desk, Mcu("lamp", "a7".zfill(16), blinking))
+    device = put_on(desk, Mcu("lamp", 0xA6, blinking))
     submit(desk.client(), 5)
     desk.advance(2_000)
     assert device.mcu.ran == [[0], [1], [2], [3], [4]]
@@ -105,7 +105,7 @@ def test_a_microcontroller_runs_one_call_after_another() -> None:
 def test_a_repeated_assignment_is_answered_and_not_run_again() -> None:
     desk = Watched()
     desk.begin()
-    device = put_on(desk, Mcu("lamp", "a7".zfill(16), blinking))
+    device = put_on(desk, Mcu("lamp", 0xA6, blinking))
     device.hears = False
     submit(desk.client(), 1)
     device.hears = True
@@ -121,7 +121,7 @@ def test_a_repeated_assignment_is_answered_and_not_run_again() -> None:
 def test_a_function_that_it_lacks_is_not_given_to_it() -> None:
     desk = Watched()
     desk.begin()
-    device = put_on(desk, Mcu("lamp", "a7".zfill(16), blinking))
+    device = put_on(desk, Mcu("lamp", 0xA6, blinking))
     submit(desk.client(), 1, name="org.example.dim")
     desk.advance(1_000)
     assert [type(message) for message in device.heard if isinstance(message, Assign)] == []
@@ -130,7 +130,7 @@ def test_a_function_that_it_lacks_is_not_given_to_it() -> None:
 def test_a_refusal_as_full_is_offered_again_without_another_event() -> None:
     desk = Watched()
     desk.begin()
-    device = put_on(desk, Mcu("lamp", "a7".zfill(16), blinking))
+    device = put_on(desk, Mcu("lamp", 0xA6, blinking))
     device.mcu.kept = {"a": 1, "k": TASK, "l": 0, "u": 1}
     submit(desk.client(), 1)
     assert device.mcu.ran == []
@@ -142,7 +142,7 @@ def test_a_refusal_as_full_is_offered_again_without_another_event() -> None:
 def test_what_a_lost_microcontroller_had_is_run_after_it_is_back() -> None:
     desk = Watched()
     desk.begin()
-    device = put_on(desk, Mcu("lamp", "a7".zfill(16), blinking))
+    device = put_on(desk, Mcu("lamp", 0xA6, blinking))
     device.hears = False
     submit(desk.client(), 1)
     desk.publish(*device.mcu.will())
@@ -159,7 +159,7 @@ def test_what_a_lost_microcontroller_had_is_run_after_it_is_back() -> None:
 def test_an_outcome_survives_the_controllers_new_session() -> None:
     desk = Watched()
     desk.begin()
-    device = put_on(desk, Mcu("lamp", "a7".zfill(16), blinking))
+    device = put_on(desk, Mcu("lamp", 0xA6, blinking))
     client = desk.client()
     # The outcome is said while nobody listens: it is kept, and said again on the next link.
     desk.commits = False
