@@ -138,7 +138,7 @@ class Clients:
         if not self.session:
             return
         client = self.client(user, name)
-        link = self._link_for(client, message)
+        link = self._link_for(client, message, now_ms)
         if link is None:
             self.stranger = self.stranger or message.controller not in ("", self.session)
             self._effects.drop(f"{user}/{name}", "a message for another session")
@@ -151,7 +151,7 @@ class Clients:
         if link.dropped > dropped:
             self._effects.drop(f"{user}/{name}", "parts that make no message")
 
-    def _link_for(self, client: Client, message: Linked) -> Link | None:
+    def _link_for(self, client: Client, message: Linked, now_ms: int) -> Link | None:
         """The link of a message, a new one where it opens one; None for another session's."""
         session = message.session
         if message.controller not in ("", self.session) or not session:
@@ -180,6 +180,7 @@ class Clients:
         )
         for task in client.tasks.values():
             task.told = RangeSet()
+            self._ledger.tell_settled(task, now_ms)
         return client.link
 
     def _on_ready(self, client: Client, message: Linked, now_ms: int) -> None:
@@ -293,8 +294,6 @@ class Clients:
             task = client.tasks.get(task_id)
             if task is not None:
                 self._ledger.collect(task, collected, now_ms)
-                if task_id in self._ledger.tasks and task.committed.count > task.collected.count:
-                    self._ledger.tell_settled(task, now_ms)
             elif task_id in self._ledger.released:
                 self._ledger.tell_released(client, task_id)
             else:

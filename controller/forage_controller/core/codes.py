@@ -64,7 +64,7 @@ class CodeShelf:
             oldest = next(iter(self._cache))
             self._bytes -= len(self._cache.pop(oldest).data)
 
-    def get(self, code_hash: bytes, client: Client, now_ms: int) -> Code | None:
+    def get(self, code_hash: bytes, client: Client | None, now_ms: int) -> Code | None:
         """The code, or None: then it is being read, or its client is asked for it (once a second)."""
         code = self._cache.pop(code_hash, None)
         if code is not None:
@@ -77,7 +77,11 @@ class CodeShelf:
             self._effects.command(LoadCode(hash=code_hash))
             return None
         asked = self._asked.get(code_hash)
-        if client.link is not None and (asked is None or now_ms - asked >= 1_000):
+        if (
+            client is not None
+            and client.link is not None
+            and (asked is None or now_ms - asked >= 1_000)
+        ):
             self._asked[code_hash] = now_ms
             client.link.send(NeedCode(hashes=(code_hash,)))
         return None

@@ -41,6 +41,8 @@ from forage_wire.topics import ParsedTopic, Topics
 __all__ = ["Intake"]
 
 _FULL_MS = 100
+_CODE_WANTED_MAX = 1_024
+"""Functions that one device may be owed at a time."""
 """A device that says it is full is given nothing for this long."""
 
 
@@ -213,17 +215,15 @@ class Intake:
             self._backlog.add(pending, front=True)
 
     def _resend_code(self, device: Device, hashes: tuple[bytes, ...], now_ms: int) -> None:
+        users = {
+            opened.page.header.function: opened.task.client
+            for opened in device.assignments.values()
+        }
         for code_hash in hashes:
-            user = next(
-                (
-                    opened.task.client
-                    for opened in device.assignments.values()
-                    if opened.page.header.function == code_hash
-                ),
-                None,
-            )
-            if user is not None:
-                device.code_wanted[code_hash] = user
+            if len(device.code_wanted) < _CODE_WANTED_MAX:
+                # Nobody's where the page of the assignment that needs it is still on its way:
+                # the code comes with it.
+                device.code_wanted[code_hash] = users.get(code_hash)
         self.hand_code(device, now_ms)
 
     def hand_code(self, device: Device, now_ms: int) -> None:

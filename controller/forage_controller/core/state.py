@@ -44,7 +44,7 @@ class Device:
     """Argument bytes of those."""
     codes: dict[bytes, None] = field(default_factory=dict)
     """Code sent to this session."""
-    code_wanted: dict[bytes, "Client"] = field(default_factory=dict)
+    code_wanted: dict[bytes, "Client | None"] = field(default_factory=dict)
     """Code this session asked for that is not here yet, and whose it is."""
     candidate: str = ""
     """Another start under the same name, while the current one is asked for a sign of life."""
