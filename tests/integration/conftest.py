@@ -15,6 +15,7 @@ from integration.observing import until
 DETECT_S = 0.5
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one shared cluster go to one test process, so that there is one of each."""
     for item in items:
