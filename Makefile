@@ -5,11 +5,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_WORKERS ?= 2
 
-.PHONY: demo test check lint types imports format system-packages clean help
+SEEDS ?= 2000
+
+.PHONY: demo test simulate check lint types imports format system-packages clean help
 
 help:
 	@echo "make demo             the main job: real work on three devices, one of them killed on the way"
 	@echo "make test             all tests (the short lanes)"
+	@echo "make simulate         the cores in a simulated world, SEEDS=2000 times (FIRST=0: the first seed)"
 	@echo "make check            ruff, mypy --strict, import-linter and the tests"
 	@echo "make system-packages  what widens the tests' coverage (needs root; Debian)"
 
@@ -24,6 +27,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup -m "not slow" tests
+
+FIRST ?= 0
+simulate: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m forage_sim --seeds $(SEEDS) --first $(FIRST) --jobs $(PYTEST_WORKERS) --shorten
 
 check: lint types imports test
 

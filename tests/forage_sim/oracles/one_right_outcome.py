@@ -47,11 +47,13 @@ class OneRightOutcome(Oracle):
     def _judge_value(self, task: str, index: int, call: CallSpec, item: list[object]) -> None:
         if item != value_item(call.body()):
             raise self.broken(f"{task}.{index} has the value of another call: {item!r}")
-        runs = self.world.watch.runs.get((task, index), [])
-        if len(runs) <= max(call.fails, call.kills):
+        watch, name = self.world.watch, (task, index)
+        if name not in watch.runs:
+            raise self.broken(f"{task}.{index} has a value and was never run")
+        if watch.raised[name] < call.fails or watch.killed[name] < call.kills:
             raise self.broken(
-                f"{task}.{index} has a value after {len(runs)} runs; "
-                f"its first {max(call.fails, call.kills)} cannot give one"
+                f"{task}.{index} has a value though it raised {watch.raised[name]} times and "
+                f"killed {watch.killed[name]} workers: {call}"
             )
 
     def _judge_error(

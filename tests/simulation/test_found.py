@@ -1,0 +1,117 @@
+"""What the sweep has found, told again with no more than it takes: each of these once failed."""
+
+import pytest
+
+from forage_sim.faults import DeviceSpec, Fault, Plan
+from forage_sim.workload import CallSpec, ClientSpec, TaskSpec
+from forage_sim.world import run
+from forage_wire.messages import Options
+
+SEEDS = range(3)
+
+
+def client(
+    calls: int, *, run_ms: int = 5, at_ms: int = 1_000, at_most_once: bool = False
+) -> ClientSpec:
+    """A client with one task."""
+    return ClientSpec(
+        tasks=(
+            TaskSpec(
+                at_ms=at_ms,
+                function="f",
+                calls=tuple(CallSpec(nonce=nonce, run_ms=run_ms) for nonce in range(calls)),
+                options=Options(wait_ms=600_000, at_most_once=at_most_once),
+            ),
+        )
+    )
+
+
+def plan(*faults: Fault, clients: tuple[ClientSpec, ...] = (), **settings: object) -> Plan:
+    fields: dict[str, object] = {
+        "clients": clients or (client(5),),
+        "faults": faults,
+        "safety_ms": 10_000,
+        "start_ms_max": 0,
+        **settings,
+    }
+    return Plan(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("at_ms", range(1_150, 1_450, 30))
+def test_a_release_that_was_told_and_not_saved_left_a_task_nobody_would_collect(
+    seed: int, at_ms: int
+) -> None:
+    run(seed, plan(Fault(at_ms=at_ms, kind="disk-full")))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_device_heard_again_after_its_death_took_its_new_link_for_the_old_one(
+    seed: int,
+) -> None:
+    away = Fault(at_ms=1_300, kind="freeze", target="device-0", duration_ms=8_000)
+    run(seed, plan(away, clients=(client(20, run_ms=100),), detect_ms=500))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("start_ms_max", [400, 1_000, 2_000])
+def test_a_client_that_was_there_before_its_controller_knocked_twice_and_was_never_heard(
+    seed: int, start_ms_max: int
+) -> None:
+    both = (client(5, at_ms=10), client(5, at_ms=700))
+    run(seed, plan(clients=both, start_ms_max=start_ms_max))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_work_called_off_on_a_device_given_up_too_early_told_its_client_it_had_cancelled(
+    seed: int,
+) -> None:
+    no_beats = Fault(at_ms=1_000, kind="drop-qos-0", duration_ms=9_000, amount=0.3)
+    calls = (client(30, run_ms=700, at_most_once=True),)
+    run(seed, plan(no_beats, clients=calls, detect_ms=500, devices=(DeviceSpec(slots=2),) * 2))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("loss", [0.3, 0.5, 0.9])
+def test_a_controllers_first_word_that_was_lost_left_clients_with_a_dead_one(
+    seed: int, loss: float
+) -> None:
+    death = Fault(at_ms=1_500, kind="kill", target="controller", duration_ms=100)
+    deaf = Fault(at_ms=1_400, kind="drop-qos-1", duration_ms=1_500, amount=loss)
+    run(seed, plan(death, deaf, clients=(client(20, run_ms=100),)))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_devices_first_words_that_were_lost_left_it_unknown_or_without_capabilities(
+    seed: int,
+) -> None:
+    deaf = Fault(at_ms=0, kind="drop-qos-1", duration_ms=300, amount=0.6)
+    run(seed, plan(deaf))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("at_ms", range(1_100, 2_000, 150))
+def test_outcomes_kept_for_a_client_thought_gone_were_not_offered_when_it_was_back(
+    seed: int, at_ms: int
+) -> None:
+    gone = Fault(at_ms=at_ms, kind="half-open", target="client-0", duration_ms=3_000)
+    run(seed, plan(gone, clients=(client(40, run_ms=50),)))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("at_ms", range(1_020, 1_200, 30))
+def test_code_that_a_device_lacks_was_forgotten_where_its_page_came_later(
+    seed: int, at_ms: int
+) -> None:
+    full = Fault(at_ms=at_ms, kind="disk-full")
+    tiny = (DeviceSpec(code_bytes_max=5), DeviceSpec(code_bytes_max=5))
+    tasks = tuple(
+        TaskSpec(
+            at_ms=900 + 40 * number,
+            function=f"f{number}",
+            calls=(CallSpec(nonce=number, run_ms=30),) * 3,
+            options=Options(wait_ms=600_000),
+        )
+        for number in range(6)
+    )
+    run(seed, plan(full, clients=(ClientSpec(tasks=tasks),), devices=tiny, commit_ms_max=40))
