@@ -54,6 +54,7 @@ class LocalCluster:
         state_dir: str | os.PathLike[str] | None = None,
         detect_s: float | None = None,
         env: Mapping[str, str] | None = None,
+        port: int = 0,
     ) -> None:
         """Say what it shall be; `with` or `start` starts it.
 
@@ -69,6 +70,7 @@ class LocalCluster:
                 choice (0.5 s on one machine).
             env: Environment variables for all services, over this process's own. FORAGE_*
                 variables of this process are not passed on; those given here are.
+            port: Of the broker that is started, on 127.0.0.1; 0: a free one.
 
         Raises:
             ValueError: An argument is not usable.
@@ -89,6 +91,7 @@ class LocalCluster:
         self._engine = engine
         self._detect_s = detect_s
         self._given_env = dict(env or {})
+        self._port = port
         self._address: BrokerAddress | None = None
         if broker is not None:
             self._address = parse_broker_address(broker)
@@ -247,7 +250,7 @@ class LocalCluster:
 
     def _broker_command(self) -> list[str]:
         # After a restart it is where its clients look for it.
-        port = 0 if self._address is None else self._address.port
+        port = self._port if self._address is None else self._address.port
         return _python("forage_broker", "--engine", self._engine, "--port", str(port))
 
     def _service_command(self, module: str, name: str, *flags: str) -> list[str]:

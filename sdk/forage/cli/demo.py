@@ -44,7 +44,9 @@ __all__ = ["command"]
 
 _KILL_AT = 0.4
 """Of the work."""
-_LOOK_EVERY_S = 0.1
+_LOOK_EVERY_S = 0.05
+_DRAW_EVERY_S = 0.25
+"""Less often, for a picture costs the controller two questions."""
 _PROCESSES_MAX = 8
 """For the comparison."""
 _ROOT = "forage"
@@ -196,14 +198,15 @@ class _Run:
 
     def follow(self) -> None:
         """Return when every call has ended."""
+        draw_at = 0.0
         while not self._batch.wait(_LOOK_EVERY_S):
             progress = self._batch.progress()
-            if self._killed is None:
-                if progress.done >= _KILL_AT * progress.total:
-                    self._kill_one()
-            else:
-                self._look_after_the_dead()
-            self._draw()
+            if self._killed is None and progress.done >= _KILL_AT * progress.total:
+                self._kill_one()
+            self._look_after_the_dead()
+            if time.monotonic() >= draw_at:
+                draw_at = time.monotonic() + _DRAW_EVERY_S
+                self._draw()
         self._look_after_the_dead()
         self._draw()
 
@@ -259,11 +262,8 @@ class _Run:
         counts = Counter(self._lost.values())
         if self._lost and not counts[""]:
             self._lost_told = True
-            whom = " and ".join(f"{count} to {name}" for name, count in sorted(counts.items()))
-            self._shown.event(
-                f"the {_files(len(self._lost))} it held are given to others: {whom}",
-                style="bold yellow",
-            )
+            whom = " and ".join(f"{_files(n)} to {name}" for name, n in sorted(counts.items()))
+            self._shown.event(f"the work it held is given to others: {whom}", style="bold yellow")
 
     def _note_attempts(self, killed: str, why: str) -> None:
         """What the dead device held, by the controller's word, and who has it now."""
@@ -363,7 +363,7 @@ def _gather(
         reader.start()
     for reader in readers:
         while reader.is_alive():
-            reader.join(_LOOK_EVERY_S)
+            reader.join(_DRAW_EVERY_S)
             shown.picture("files", len(findings), total, [])
     for process in processes:
         if process.wait() != 0:
