@@ -59,7 +59,7 @@ class Mcu:
     # -- sending ----------------------------------------------------------------------------
 
     def say(self, code: str, fields: dict[str, Any], *, topic: str = "", numbered: bool) -> None:
-        message = {"t": code, "s": self.session, "c": self.controller}
+        message: dict[str, Any] = {"t": code, "s": self.session, "c": self.controller}
         if numbered:
             self.sent += 1
             message["n"] = self.sent

@@ -154,16 +154,29 @@ def _wrong_data(maximum: int, sizes: tuple[int, ...]) -> Mistakes:
     return [st.just(b"x" * (maximum + 1))] if maximum <= 65_536 else []
 
 
+def _in_place(
+    right: st.SearchStrategy[Any], mistake: st.SearchStrategy[Any], place: int | str
+) -> st.SearchStrategy[Any]:
+    """A right list or map, but for one place."""
+
+    def put(pair: tuple[Any, Any]) -> Any:
+        found = pair[0].copy()
+        found[place] = pair[1]
+        return found
+
+    return st.tuples(right, mistake).map(put)
+
+
+def _without(right: st.SearchStrategy[dict[str, Any]], gone: str) -> st.SearchStrategy[Any]:
+    return right.map(lambda raw: {key: value for key, value in raw.items() if key != gone})
+
+
 def _wrong_row(*kinds: Kind) -> Mistakes:
     right = _RAW["row"](*kinds)
     found: Mistakes = [right.map(lambda row: row[:-1]), right.map(lambda row: [*row, 0])]
     for place, kind in enumerate(kinds):
         for mistake in wrong_for(kind):
-            found.append(
-                st.tuples(right, mistake).map(
-                    lambda pair, at=place: [*pair[0][:at], pair[1], *pair[0][at + 1 :]]
-                )
-            )
+            found.append(_in_place(right, mistake, place))
     return found
 
 
@@ -172,15 +185,9 @@ def _wrong_record(record: type) -> Mistakes:
     right = raw_maps(record)
     for column in columns_of(record):
         if column.required:
-            found.append(
-                right.map(lambda raw, gone=column.key: {k: v for k, v in raw.items() if k != gone})
-            )
+            found.append(_without(right, column.key))
         for mistake in wrong_for(column.kind):
-            found.append(
-                st.tuples(right, mistake).map(
-                    lambda pair, key=column.key: {**pair[0], key: pair[1]}
-                )
-            )
+            found.append(_in_place(right, mistake, column.key))
     return found
 
 

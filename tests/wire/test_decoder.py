@@ -31,7 +31,7 @@ some = settings(max_examples=30, deadline=None)
 
 
 def decode_any_document(payload: bytes) -> object:
-    found = None
+    found: object = None
     for document_class in JSON_DOCUMENTS.values():
         try:
             found = codec.decode_json(payload, document_class)

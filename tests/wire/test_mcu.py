@@ -63,17 +63,6 @@ def submit(client: FakeClient, n: int, name: str = "org.example.blink") -> None:
     client.desk.run()
 
 
-def outcomes_of(desk: Desk) -> list[Any]:
-    """The values that the controller has of the task, by index."""
-    found = {}
-    for message in desk.inbox_of_controller:
-        if isinstance(message, Outcomes):
-            for outcomes in message.sets:
-                (low, _high), *_ = outcomes.ranges
-                found[low] = cbor2.loads(outcomes.data)[0]
-    return [found[index] for index in sorted(found)]
-
-
 class Watched(Desk):
     """A desk that keeps what devices say in CBOR."""
 
@@ -85,6 +74,17 @@ class Watched(Desk):
         if "/outbox/" in topic or "/task/" in topic:
             self.inbox_of_controller.append(decode(payload))
         super().publish(topic, payload, retain)
+
+
+def outcomes_of(desk: Watched) -> list[Any]:
+    """The values that the controller has of the task, by index."""
+    found = {}
+    for message in desk.inbox_of_controller:
+        if isinstance(message, Outcomes):
+            for outcomes in message.sets:
+                (low, _high), *_ = outcomes.ranges
+                found[low] = cbor2.loads(outcomes.data)[0]
+    return [found[index] for index in sorted(found)]
 
 
 def test_a_microcontroller_runs_one_call_after_another() -> None:

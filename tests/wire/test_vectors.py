@@ -112,13 +112,15 @@ def test_slice_tags_follow_from_their_input(vector: dict[str, Any]) -> None:
 
 def test_parts_make_the_whole() -> None:
     found = read("parts.json")
-    assembler, whole = PartAssembler(), None
+    assembler = PartAssembler()
+    whole: bytes | None = None
     for vector in found["parts"]:
         assert whole is None
         assert len(payload_of(vector)) <= found["packet_bytes_max"]
         part = decode(payload_of(vector))
         assert isinstance(part, Part)
         whole = assembler.add(part)
+    assert whole is not None
     assert whole == from_json(found["whole"])
     assert encode(decode(whole)) == whole
 
