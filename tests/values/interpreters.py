@@ -8,6 +8,7 @@ it, and says why.
 
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,9 +26,14 @@ _CBOR2 = {"3.12": "cbor2>=5.9,<6"}
 _CBOR2_ELSEWHERE = "cbor2>=6,<7"
 
 
-def python(minor: str) -> str:
-    """The path of a Python of this minor ("3.13") that has cbor2 and cloudpickle; or skip."""
-    found, reason = _prepared(minor)
+def python(minor: str, *more: str) -> str:
+    """The path of a Python of this minor ("3.13") that has cbor2 and cloudpickle; or skip.
+
+    Args:
+        minor: As in 3.13.
+        more: Other requirements, such as "paho-mqtt>=2.1,<3".
+    """
+    found, reason = _prepared(minor, *more)
     if found is None:
         pytest.skip(reason)
     return found
@@ -51,23 +57,28 @@ def _interpreter(minor: str) -> str | None:
 
 
 @lru_cache
-def _prepared(minor: str) -> tuple[str | None, str]:
+def _prepared(minor: str, *more: str) -> tuple[str | None, str]:
     if minor == f"{sys.version_info[0]}.{sys.version_info[1]}":
         return sys.executable, ""
     base = _interpreter(minor)
     if base is None:
         return None, f"no Python {minor} on this machine (FORAGE_TEST_PYTHONS may name one)"
     cbor2 = _CBOR2.get(minor, _CBOR2_ELSEWHERE)
-    folder = PROJECT / ".venvs" / f"values-{minor}-{cbor2.rpartition('<')[2]}"
+    # Pip's requirements as a name: "paho-mqtt>=2.1,<3" → "paho-mqtt".
+    names = [f"cbor2-{cbor2.rpartition('<')[2]}", *(re.split("[<>=]", one)[0] for one in more)]
+    folder = PROJECT / ".venvs" / "-".join(["python", minor, *names])
     made = folder / "bin" / "python"
     folder.parent.mkdir(exist_ok=True)
-    with open(folder.parent / f"values-{minor}.lock", "w") as lock:
+    with open(folder.parent / f"python-{minor}.lock", "w") as lock:
         # Tests run in several processes; one of them makes the environment.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "ready").exists():
             shutil.rmtree(folder, ignore_errors=True)
             install = [str(made), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            for command in ([base, "-m", "venv", str(folder)], [*install, cbor2, _CLOUDPICKLE]):
+            for command in (
+                [base, "-m", "venv", str(folder)],
+                [*install, cbor2, _CLOUDPICKLE, *more],
+            ):
                 try:
                     done = subprocess.run(command, capture_output=True, text=True, timeout=90)
                 except subprocess.TimeoutExpired:
