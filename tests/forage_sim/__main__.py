@@ -37,6 +37,8 @@ def main() -> int:
     with ProcessPoolExecutor(options.jobs) as pool:
         for seed, answer in zip(seeds, pool.map(_one, seeds, chunksize=20), strict=True):
             done += 1
+            if done % 500 == 0:
+                print(f"{done} seeds, {failed} failed", file=sys.stderr)
             if isinstance(answer, Report):
                 counters += answer.counters
                 steps += answer.steps

@@ -94,7 +94,7 @@ KINDS = PROCESS_KINDS + CONDITION_KINDS + EVENT_KINDS
 def draw_plan(seed: int) -> Plan:
     """The plan of a seed."""
     random = Random(f"{seed}/plan")
-    safety_ms = random.choice((3_000, 10_000, 30_000))
+    safety_ms = random.choice((3_000, 3_000, 10_000, 30_000))
     devices = tuple(
         DeviceSpec(
             slots=random.choice((1, 1, 2, 4)),

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["GivenOut", "Run", "Watch"]
 
-WORK_BRANCHES = ("inbox", "outbox", "task", "from", "to")
+SPOKEN_BY_CONTROLLERS = ("inbox", "to")
+UNREAD = ("seen", "code", "answer", "need")
+"""Of what a controller says, these bind it to nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +110,12 @@ class Watch:
             raise AssertionError(f"{process.name} publishes on a foreign topic {publish.topic!r}")
         for listener in self._published:
             listener(process, publish, parsed)
-        if parsed.branch not in WORK_BRANCHES:
-            return
         kind = message_type(publish.payload)
-        if kind in ("beat", "seen"):
+        # Decoding all would cost more than the cores do; the oracles look at these.
+        if parsed.branch == "task":
+            if kind not in ("outcomes", "part"):
+                return
+        elif parsed.branch not in SPOKEN_BY_CONTROLLERS or kind in UNREAD:
             return
         message: Linked | None = decode(publish.payload, 1 << 22)
         if isinstance(message, Part):

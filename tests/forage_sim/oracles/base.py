@@ -35,7 +35,7 @@ class Oracle:
         """A process gives a message to its connection."""
 
     def sent(self, process: "Process", topic: ParsedTopic, message: Linked) -> None:
-        """The same, for work: decoded, parts put together."""
+        """The same, decoded and parts put together: what controllers order, what devices settle."""
 
     def started(self, run: "Run", body: bytes) -> None:
         """A worker begins a call."""

@@ -3,7 +3,9 @@
 from typing import TYPE_CHECKING
 
 from forage_sim.oracles.base import Oracle
-from forage_wire.codec import decode_header
+from forage_wire.codec import decode_header, decode_json
+from forage_wire.documents import ControllerPresence
+from forage_wire.io import Publish
 from forage_wire.messages import (
     Acknowledge,
     Acknowledged,
@@ -36,6 +38,13 @@ class CommitFirst(Oracle):
     def __init__(self, world: "World") -> None:
         super().__init__(world)
         self._not_final: set[tuple[int, int]] = set()
+
+    def published(self, process: "Process", publish: Publish, topic: ParsedTopic) -> None:
+        if topic.branch != "controller-presence" or not publish.payload:
+            return
+        presence = decode_json(publish.payload, ControllerPresence)
+        if presence.state == "active" and presence.epoch > self.world.disk.state.epoch:
+            raise self.broken(f"epoch {presence.epoch} is shown, and is not committed")
 
     def sent(self, process: "Process", topic: ParsedTopic, message: Linked) -> None:
         if topic.branch == "task" and isinstance(message, Outcomes):
