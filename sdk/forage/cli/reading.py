@@ -4,6 +4,7 @@ Pure: no connection, no terminal. Users' values are shown where CBOR holds them;
 loaded here, for looking at a message must not run anybody's code.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from reprlib import Repr
@@ -32,6 +33,9 @@ _SENDERS_MAX = 64
 _PART_BYTES_MAX = 4 << 20
 _CALL_BYTES_SHOWN = 256 * 1024
 """A call or outcome above this is shown by its size."""
+
+_HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
+"""A SHA-256; its beginning is enough to tell it from others on a line."""
 
 _short = Repr()
 _short.maxstring = _short.maxother = 60
@@ -178,6 +182,8 @@ def _shown(message: Any, name: str, value: Any) -> Any:
             return _outcomes(value)
         case _, "assignment":
             return _assignment(value)
+        case _, "rows" | "assignments":
+            return [_row(item) for item in value]
         case _, "body":
             return _answer(value)
         case _, "ranges" | "collected":
@@ -200,6 +206,20 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _row(row: Any) -> Any:
+    """A row of a message, or an item of a list of assignments, with its parts made readable."""
+    if isinstance(row, list | tuple):
+        return [_row(item) if not _is_ranges(item) else _ranges(item) for item in row]
+    # Counts and indices are below 2**32, assignments' numbers above: their epoch is at least 1.
+    if isinstance(row, int) and row >> _COUNTER_BITS:
+        return _assignment(row)
+    return _plain(row)
+
+
+def _is_ranges(item: Any) -> bool:
+    return isinstance(item, list | tuple) and all(isinstance(pair, list | tuple) for pair in item)
+
+
 def _assignment(number: int) -> str:
     """An assignment's number is its controller's epoch, and a count."""
     return f"{number >> _COUNTER_BITS}:{number & ((1 << _COUNTER_BITS) - 1)}"
@@ -211,7 +231,9 @@ def _ranges(ranges: Any) -> str:
 
 def _header(data: bytes) -> Any:
     try:
-        return _fields(decode_header(data))
+        header = _fields(decode_header(data))
+        # Its task's name begins with the client's, and a topic names the user.
+        return {name: value for name, value in header.items() if name not in ("user", "client")}
     except DecodeError as error:
         return f"unreadable: {error}"
 
@@ -314,4 +336,4 @@ def _word(value: Any) -> str:
         return "yes" if value else "no"
     if value == "":
         return "''"
-    return str(value)
+    return _HASH.sub(r"\1…", str(value))

@@ -107,7 +107,7 @@ def _show(cluster: LocalCluster, root: str, slots: int) -> None:
     names = devices[0].name if len(devices) == 1 else f"{devices[0].name} to {devices[-1].name}"
     engine = "" if cluster.broker is None else f" ({cluster.broker.ready_line.split('=')[-1]})"
     click.echo(f"  broker      {url}{engine}")
-    click.echo(f"  controller  {cluster.controller.name} (pid {cluster.controller.pid})")
+    click.echo(f"  controller  pid {cluster.controller.pid}")
     click.echo(f"  devices     {names}, {slots} call{'s' if slots > 1 else ''} at a time each")
     click.echo()
     click.secho("Paste into another terminal:", bold=True)
@@ -154,7 +154,7 @@ def _follow(cluster: LocalCluster, root: str) -> None:
 
     config = read_config(broker=cluster.broker_url, root=root)
     ended: set[str] = set()
-    with Listener(config, [topics.verdict(cluster.controller.name, "+")], take, on_change=say):
+    with Listener(config, [topics.verdict("+", "+")], take, on_change=say):
         while True:
             time.sleep(_LOOK_EVERY_S)
             for service in (cluster.broker, cluster.controller):
