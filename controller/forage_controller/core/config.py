@@ -25,8 +25,6 @@ class Limits:
     """A slot free this long takes unstarted work from another device."""
     first_suspicion_ms: int = 3_000
     """Added to the reconnect spread before silence after a reconnect counts."""
-    loop_gap_ms: int = 125
-    """A wake-up later than this means that we were away: silence then does not count."""
     idle_load_ms: int = 30_000
     """How often an idle device is heard."""
     report_every_ms: int = 60_000
@@ -37,6 +35,7 @@ class Limits:
     """How long a starting controller listens for another one."""
     starting_messages: int = 10_000
     """Messages kept while starting; more are dropped (their senders repeat)."""
+    starting_bytes: int = 16 * 1024 * 1024
     page_cache_bytes: int = 64 * 1024 * 1024
     """Calls kept in memory; beyond that they are read back from the store."""
     code_cache_bytes: int = 16 * 1024 * 1024

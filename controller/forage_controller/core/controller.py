@@ -92,10 +92,13 @@ class ControllerCore:
         self._epoch_pending = False
         self._decide_ms: int | None = None
         self._early: list[MessageReceived] = []
+        self._early_bytes = 0
         self._exiting = False
         self._wanted_ms: int | None = None
         self._expire_ms: int | None = None
         self._shown_ms = 0
+        self._show_again = False
+        """Whether somebody may not know that we are active."""
 
         self.effects = effects = Effects()
         self._links = Links(effects)
@@ -218,19 +221,21 @@ class ControllerCore:
 
     def next_wakeup_ms(self) -> int | None:
         """When `BatchEnded` is due without any other event; None: never."""
-        dues = [
-            self._decide_ms,
-            self._links.next_wakeup_ms(),
-            self.fleet.next_wakeup_ms(),
-            self._monitor.next_wakeup_ms(),
-            self.reconciler.next_wakeup_ms(),
-            self.clients.next_wakeup_ms(),
-            self._starvation.next_wakeup_ms(),
-            self._unheard_until_ms,
-            self._expire_ms,
-        ]
-        if self._active:
-            dues.append(self.dispatcher.next_wakeup_ms())
+        dues = [self._decide_ms]
+        if self._active and self._connected:
+            # Without a broker nothing is decided: no time is up before we hear again.
+            dues += [
+                self._links.next_wakeup_ms(),
+                self.fleet.next_wakeup_ms(),
+                self._monitor.next_wakeup_ms(),
+                self.reconciler.next_wakeup_ms(),
+                self.clients.next_wakeup_ms(),
+                self._starvation.next_wakeup_ms(),
+                self.dispatcher.next_wakeup_ms(),
+                self._unheard_until_ms,
+                self._expire_ms,
+                self._shown_ms + _SHOW_EVERY_MS if self._show_again else None,
+            ]
         known = [due for due in dues if due is not None]
         self._wanted_ms = min(known) if known else None
         return self._wanted_ms
@@ -265,6 +270,7 @@ class ControllerCore:
         self._connected = False
         self._decide_ms = None
         self._early.clear()
+        self._early_bytes = 0
         self.fleet.disconnected()
         self.clients.disconnected()
 
@@ -290,9 +296,6 @@ class ControllerCore:
             self.fleet.new_epoch(self.epoch, now_ms)
             return
         self._active = True
-        self._unheard_until_ms = (
-            now_ms + self.fleet.spread_ms() + self._config.limits.first_suspicion_ms
-        )
         if self._connected and not self._exiting:
             self._rule(now_ms)
 
@@ -300,7 +303,15 @@ class ControllerCore:
         self.effects.command(self._presence("active", self._session))
         self.clients.connected(self._session, self.epoch)
         self.fleet.connected(self._session, self.epoch, now_ms)
+        self.reconciler.listen_from(now_ms)
+        self._starvation.listen_from(now_ms)
+        self._monitor.connected()
+        if self._unheard:
+            self._unheard_until_ms = (
+                now_ms + self.fleet.spread_ms() + self._config.limits.first_suspicion_ms
+            )
         early, self._early = self._early, []
+        self._early_bytes = 0
         for message in early:
             self._on_message(message, now_ms)
 
@@ -321,6 +332,8 @@ class ControllerCore:
     def _on_controller(self, name: str, presence: ControllerPresence, retain: bool) -> None:
         self._epoch_seen = max(self._epoch_seen, presence.epoch)
         if start_of(presence.session) == self._start:
+            # The broker found out only now that an earlier connection of ours was broken.
+            self._show_again |= presence.state in ("lost", "offline") and not self._exiting
             return
         if retain or self._exiting:
             return
@@ -364,24 +377,28 @@ class ControllerCore:
                 self._on_controller(parsed.controller, presence, event.retain)
             return
         if not self._active or not self._connected:
-            if len(self._early) < self._config.limits.starting_messages:
+            limits = self._config.limits
+            if (
+                len(self._early) < limits.starting_messages
+                and self._early_bytes + len(event.payload) <= limits.starting_bytes
+            ):
                 self._early.append(event)
+                self._early_bytes += len(event.payload)
             return
         self._intake.on_message(parsed, event, now_ms)
 
     # -- the end of a batch -----------------------------------------------------------------
 
     def _on_batch_end(self, now_ms: int) -> None:
-        wanted = self._wanted_ms
-        if wanted is not None and now_ms - wanted > self._config.limits.loop_gap_ms:
-            self.fleet.listen_from(now_ms)
+        if self._wanted_ms is not None and now_ms > self._wanted_ms:
+            self.fleet.paused(now_ms - self._wanted_ms, now_ms)
         if self._decide_ms is not None and now_ms >= self._decide_ms:
             self._decide()
         self.effects.run_due(now_ms)
         if self._active and self._connected:
             self._work(now_ms)
-        self._monitor.publish(now_ms, clients=len(self.clients.clients))
-        self._links.poll(now_ms)
+            self._monitor.publish(now_ms, clients=len(self.clients.clients))
+            self._links.poll(now_ms)
         self.effects.end_batch()
 
     def _work(self, now_ms: int) -> None:
@@ -391,11 +408,13 @@ class ControllerCore:
             self._expire_ms = now_ms + _EXPIRE_EVERY_MS
             self.ledger.expire(now_ms)
             self.clients.expire()
-        if self.clients.stranger and now_ms >= self._shown_ms + _SHOW_EVERY_MS:
-            # Our word of being active was lost on the way to a client: nothing else leads it here.
-            self._shown_ms = now_ms
-            self.effects.command(self._presence("active", self._session))
+        # Our word of being active was lost on the way to a client: nothing else leads it here.
+        self._show_again |= self.clients.stranger
         self.clients.stranger = False
+        if self._show_again and now_ms >= self._shown_ms + _SHOW_EVERY_MS:
+            self._shown_ms = now_ms
+            self._show_again = False
+            self.effects.command(self._presence("active", self._session))
         if self._codes.arrived:
             self._codes.arrived = False
             for device in self.fleet.devices.values():
@@ -421,7 +440,8 @@ class ControllerCore:
     def _lose_unheard(self, now_ms: int) -> None:
         """Devices that held work when we stopped and have not come: their work goes to others."""
         self._unheard_until_ms = None
-        for name in self._unheard:
+        unheard, self._unheard = self._unheard, []
+        for name in unheard:
             device = self.fleet.devices[name]
             if device.verified:
                 continue

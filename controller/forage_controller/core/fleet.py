@@ -13,7 +13,7 @@ from forage_controller.core.config import CoreConfig
 from forage_controller.core.effects import Effects
 from forage_controller.core.links import Links
 from forage_controller.core.sessions import is_newer, start_of
-from forage_controller.core.state import Device
+from forage_controller.core.state import NEVER_HEARD, Device
 from forage_wire.codec import encode, encode_json
 from forage_wire.limits import PACKET_BYTES_MAX
 from forage_wire.messages import (
@@ -33,6 +33,8 @@ _DETECT_MS = 15_000
 _BEATS_PER_S = 1_000
 """All devices' beats together stay below this."""
 _CANDIDATE_MS = 1_000
+_GAPS_MAX = 64
+"""Gaps of our own loop remembered: each shorter than the one before, as only those tell more."""
 _GHOST_MS = 10_000
 """A session that has not answered `report` after this is not asked again until it speaks."""
 
@@ -67,6 +69,7 @@ class Fleet:
         """Devices that hold work now."""
         self.alive = 0
         self._listening_since_ms = 0
+        self._gaps: list[tuple[int, int]] = []
         self._checks: list[tuple[int, str]] = []
         self._gone: deque[tuple[int, str]] = deque()
         self._held: dict[str, str] = {}
@@ -91,8 +94,24 @@ class Fleet:
         """Silence before this does not count: we were not there to hear."""
         self._listening_since_ms = max(self._listening_since_ms, now_ms)
 
+    def paused(self, length_ms: int, now_ms: int) -> None:
+        """Our own loop came this late: silence in a gap above a quarter of a device's detection
+        time does not count, while a loop that is always a little late still finds the dead."""
+        while self._gaps and self._gaps[-1][0] <= length_ms:
+            self._gaps.pop()
+        self._gaps.append((length_ms, now_ms))
+        del self._gaps[:-_GAPS_MAX]
+
     def _silent_since_ms(self, device: Device) -> int:
-        return max(device.heard_ms, self._listening_since_ms, device.busy_since_ms)
+        since_ms = max(device.heard_ms, self._listening_since_ms, device.busy_since_ms)
+        if self._gaps and self._gaps[-1][1] >= since_ms:
+            quarter_ms = self.detect_ms(device) // 4
+            for length_ms, end_ms in reversed(self._gaps):
+                if end_ms <= since_ms:
+                    break
+                if length_ms > quarter_ms:
+                    return end_ms
+        return since_ms
 
     def _patience_ms(self, device: Device) -> int:
         if device.assignments:
@@ -402,15 +421,20 @@ class Fleet:
         device.verdict, device.why = verdict, why
         level = "info" if verdict == "alive" else "warning"
         self._effects.note(level, f"device={device.name} is {verdict}: {why}")
+        self._publish_verdict(device, now_ms)
+        self._on_changed(device)
+
+    def _publish_verdict(self, device: Device, now_ms: int) -> None:
         document = DeviceVerdict(
-            verdict=verdict, why=why, since_s=max(0, now_ms - device.heard_ms) // 1_000
+            verdict=device.verdict,
+            why=device.why[:256],
+            since_s=max(0, now_ms - device.heard_ms) // 1_000,
         )
         self._effects.publish(
             self._topics.verdict(self._config.name, device.name),
             encode_json(document),
             retain=True,
         )
-        self._on_changed(device)
 
     # -- our own connection -----------------------------------------------------------------
 
@@ -420,7 +444,13 @@ class Fleet:
         self.epoch = epoch
         self._refusing = {}
         self.listen_from(now_ms + self.spread_ms() + self._config.limits.first_suspicion_ms)
+        if self._storm_until_ms is not None:
+            # Those held may come back as everybody does.
+            self._storm_until_ms = max(self._storm_until_ms, self._listening_since_ms)
         for device in self.devices.values():
+            if device.why != NEVER_HEARD:
+                # The broker may have forgotten what it kept.
+                self._publish_verdict(device, now_ms)
             drop_link(device)
             device.link_number = 0
             device.verified = False

@@ -45,6 +45,13 @@ class Monitor:
         """When `publish` has something to say."""
         return self._next_ms
 
+    def connected(self) -> None:
+        """The broker may have forgotten what it kept: say it again."""
+        self._last_stats = None
+        for task in self._ledger.tasks.values():
+            if task.status_ms is not None:
+                self._dirty[task.id] = task
+
     def publish(self, now_ms: int, *, clients: int) -> None:
         """Once a second while anything changes: status of changed tasks, and the figures."""
         if self._ledger.dirty:

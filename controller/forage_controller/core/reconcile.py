@@ -55,6 +55,12 @@ class Reconciler:
         self._orphan_count = 0
         self._orphan_bytes = 0
 
+    def listen_from(self, now_ms: int) -> None:
+        """We are back: clients have the whole time again to claim what is held for them."""
+        for kept in self._orphans.values():
+            for orphan in kept:
+                orphan.until_ms = now_ms + self._limits.orphan_ms
+
     def on_inventory(self, device: Device, inventory: DeviceInventory, now_ms: int) -> None:
         """Make our book of a device true to what it says it holds."""
         held: dict[int, None] = {}

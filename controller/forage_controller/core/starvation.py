@@ -18,15 +18,20 @@ class Starvation:
         self._backlog = backlog
         self._ledger = ledger
         self._fleet = fleet
+        self._listening_since_ms = 0
+
+    def listen_from(self, now_ms: int) -> None:
+        """Before this we heard no device: waiting for one does not count."""
+        self._listening_since_ms = now_ms
 
     def next_wakeup_ms(self) -> int | None:
         """When the first starved queue's time is up."""
-        return min((_until(queue) for queue in self._backlog.starved.values()), default=None)
+        return min(map(self._until, self._backlog.starved.values()), default=None)
 
     def check(self, now_ms: int) -> None:
         """End what has waited its time."""
         for queue in list(self._backlog.starved.values()):
-            if _until(queue) <= now_ms:
+            if self._until(queue) <= now_ms:
                 self._end(queue, now_ms)
 
     def _end(self, queue: CallQueue, now_ms: int) -> None:
@@ -50,6 +55,6 @@ class Starvation:
             )
         self._backlog.rest(queue)
 
-
-def _until(queue: CallQueue) -> int:
-    return (queue.starved_since_ms or 0) + queue.header.options.wait_ms
+    def _until(self, queue: CallQueue) -> int:
+        since_ms = max(queue.starved_since_ms or 0, self._listening_since_ms)
+        return since_ms + queue.header.options.wait_ms

@@ -8,7 +8,9 @@ from forage_wire.link import Link
 from forage_wire.messages import DeviceCapabilities, DeviceLoad, Header
 from forage_wire.ranges import RangeSet
 
-__all__ = ["Attempt", "Client", "Counters", "Device", "Measure", "Open", "Page", "Task"]
+__all__ = ["Attempt", "Client", "Counters", "Device", "Measure", "NEVER_HEARD", "Open", "Page", "Task"]
+
+NEVER_HEARD = "never heard"
 
 Counters = tuple[int, int, int]
 """(tries, deaths, losses) of a call."""
@@ -25,7 +27,7 @@ class Device:
     """Its own word."""
     verdict: str = "dead"
     """Ours: alive, suspect or dead."""
-    why: str = "never heard"
+    why: str = NEVER_HEARD
     capabilities: DeviceCapabilities | None = None
     load: DeviceLoad | None = None
     link: Link | None = None
