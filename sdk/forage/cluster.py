@@ -27,7 +27,13 @@ CONTROLLER = "main"
 
 # What a service manager said to us is not for our services, nor are the user's own settings of
 # forage: a cluster is the same on every machine.
-_NOT_INHERITED = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "STATE_DIRECTORY")
+_NOT_INHERITED = (
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "STATE_DIRECTORY",
+    "JOURNAL_STREAM",
+)
 
 
 class LocalDevice(LocalProcess):

@@ -236,14 +236,18 @@ class LocalProcess:
         self.ready_line = ""
         self._is_started = True
         self._is_frozen = self._is_gone = False
-        self._keeper.order(
-            do="start",
-            name=self.name,
-            argv=list(self._command()),
-            environment=self._environment,
-            directory=str(self._folder),
-            log=str(self.log),
-        )
+        try:
+            self._keeper.order(
+                do="start",
+                name=self.name,
+                argv=list(self._command()),
+                environment=self._environment,
+                directory=str(self._folder),
+                log=str(self.log),
+            )
+        except BaseException:
+            self.note_end()
+            raise
 
     def wait_until_ready(self, deadline_s: float) -> None:
         """Wait for its ready line; the errors of `start`."""
