@@ -287,3 +287,30 @@ def test_garbage_on_every_topic_is_counted_and_nothing_stops() -> None:
     assert desk.core.effects.dropped >= before + 4 * (len(topics) - 1)
     client.submit(1)
     assert pi.assignments
+
+
+def test_a_flood_of_garbage_is_counted_and_told_in_a_line_a_second_for_each_sender() -> None:
+    desk = Desk().begin()
+    desk.device("pi1")
+    for _ in range(500):
+        desk.publish(TOPICS.outbox("pi1"), b"\xff")
+        desk.run()
+    assert desk.core.effects.dropped == 500
+    told = [note for note in desk.notes if note.startswith("dropped")]
+    assert len(told) == 1
+    assert told[0].startswith("dropped from=pi1 count=1 why=")
+    desk.advance(1_000)
+    told = [note for note in desk.notes if note.startswith("dropped")]
+    assert len(told) == 2
+    assert told[1].startswith("dropped from=pi1 count=499 why=")
+
+
+def test_a_flood_from_many_names_is_told_in_a_few_lines() -> None:
+    desk = Desk().begin()
+    for number in range(500):
+        desk.publish(TOPICS.outbox(f"nobody{number}"), b"\xff")
+    desk.run()
+    desk.advance(5_000)
+    told = [note for note in desk.notes if note.startswith("dropped")]
+    assert len(told) == 16
+    assert told[-1].startswith("dropped from=others count=485 why=")

@@ -221,7 +221,7 @@ class ControllerCore:
 
     def next_wakeup_ms(self) -> int | None:
         """When `BatchEnded` is due without any other event; None: never."""
-        dues = [self._decide_ms]
+        dues = [self._decide_ms, self.effects.next_wakeup_ms()]
         if self._active and self._connected:
             # Without a broker nothing is decided: no time is up before we hear again.
             dues += [
@@ -399,6 +399,7 @@ class ControllerCore:
             self._work(now_ms)
             self._monitor.publish(now_ms, clients=len(self.clients.clients))
             self._links.poll(now_ms)
+        self.effects.tell_dropped(now_ms)
         self.effects.end_batch()
 
     def _work(self, now_ms: int) -> None:

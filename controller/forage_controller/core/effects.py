@@ -10,11 +10,24 @@ from forage_wire.link import Outgoing
 
 __all__ = ["Effects"]
 
+_TELL_EVERY_MS = 1_000
+_SENDERS_TOLD = 16
+"""Lines about messages that cannot be used in this time at most; a flood must not fill the log."""
+
 
 class Effects:
     """Collects commands of one batch; what must not leave before a commit is held here."""
 
-    __slots__ = ("_commands", "_operations", "_save_number", "_waiting", "committed", "dropped")
+    __slots__ = (
+        "_commands",
+        "_operations",
+        "_save_number",
+        "_tell_ms",
+        "_untold",
+        "_waiting",
+        "committed",
+        "dropped",
+    )
 
     def __init__(self) -> None:
         self._commands: list[Command] = []
@@ -24,6 +37,9 @@ class Effects:
         self.committed = 0
         self.dropped = 0
         """Messages that could not be used, of all senders."""
+        self._untold: dict[str, tuple[int, str]] = {}
+        """Of each sender, or of all others as one: how many since the last note, and the first."""
+        self._tell_ms = 0
 
     def command(self, command: Command) -> None:
         """Order something."""
@@ -45,9 +61,24 @@ class Effects:
         self._commands.append(Note(level=level, text=text))
 
     def drop(self, sender: str, why: object) -> None:
-        """Count a message that cannot be used."""
+        """Count a message that cannot be used, and tell of it within a second."""
         self.dropped += 1
-        self._commands.append(Note(level="warning", text=f"dropped from={sender} why={why}"))
+        if sender not in self._untold and len(self._untold) >= _SENDERS_TOLD - 1:
+            sender = "others"
+        count, first = self._untold.get(sender, (0, str(why)))
+        self._untold[sender] = (count + 1, first)
+
+    def tell_dropped(self, now_ms: int) -> None:
+        """Say what was dropped; once a second, whatever comes in."""
+        if self._untold and now_ms >= self._tell_ms:
+            self._tell_ms = now_ms + _TELL_EVERY_MS
+            for sender, (count, why) in self._untold.items():
+                self.note("warning", f"dropped from={sender} count={count} why={why}")
+            self._untold = {}
+
+    def next_wakeup_ms(self) -> int | None:
+        """When `tell_dropped` has something to say."""
+        return self._tell_ms if self._untold else None
 
     def exit(self, code: int, reason: str) -> None:
         """End the process."""
