@@ -8,7 +8,17 @@ from forage_wire.link import Link
 from forage_wire.messages import DeviceCapabilities, DeviceLoad, Header
 from forage_wire.ranges import RangeSet
 
-__all__ = ["Attempt", "Client", "Counters", "Device", "Measure", "NEVER_HEARD", "Open", "Page", "Task"]
+__all__ = [
+    "Attempt",
+    "Client",
+    "Counters",
+    "Device",
+    "Measure",
+    "NEVER_HEARD",
+    "Open",
+    "Page",
+    "Task",
+]
 
 NEVER_HEARD = "never heard"
 
