@@ -6,13 +6,11 @@ One frozen class for each rule of `forage.cddl`; fields as in `forage_wire.messa
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from forage_wire import kinds
-from forage_wire.limits import PACKET_BYTES_MAX, PACKET_BYTES_MIN
-from forage_wire.topics import NAME_PATTERN
+from forage_wire import fields, kinds
+from forage_wire.limits import PACKET_BYTES_MAX
 
 __all__ = [
     "JSON_DOCUMENTS",
-    "SESSION_PATTERN",
     "DevicePresence",
     "DeviceCapabilities",
     "DeviceLoad",
@@ -23,15 +21,6 @@ __all__ = [
     "TaskStatus",
 ]
 
-SESSION_PATTERN = r"[0-9a-f]{16}-[0-9]{1,10}"
-"""A session: 64 random bits drawn at process start, and the connect counter."""
-
-_SESSION = kinds.pattern(SESSION_PATTERN, "a session")
-_NAME = kinds.pattern(NAME_PATTERN, "a name")
-_PYTHON = kinds.pattern(r"3\.[0-9]{1,3}", "a Python minor such as 3.11", empty=True)
-_UINT = kinds.unsigned()
-_PACKET = kinds.unsigned(PACKET_BYTES_MAX * 1_024, PACKET_BYTES_MIN)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DevicePresence:
@@ -40,39 +29,39 @@ class DevicePresence:
     state: Annotated[
         str, "state", kinds.one_of("online", "draining", "sleeping", "offline", "lost")
     ]
-    session: Annotated[str, "session", _SESSION]
+    session: Annotated[str, "session", fields.SESSION]
     protocol: Annotated[str, "protocol", kinds.pattern(r"[0-9]{1,3}\.[0-9]{1,3}", "a version")] = (
         "1.0"
     )
     software: Annotated[str, "software", kinds.text(64)] = ""
-    uptime_s: Annotated[int, "uptime_s", _UINT] = 0
+    uptime_s: Annotated[int, "uptime_s", fields.UINT] = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceCapabilities:
     """What a device is and has, retained."""
 
-    session: Annotated[str, "session", _SESSION]
+    session: Annotated[str, "session", fields.SESSION]
     slots: Annotated[int, "slots", kinds.unsigned(4_096)]
     cores: Annotated[int, "cores", kinds.unsigned(65_536)] = 1
     strength: Annotated[float, "strength", kinds.number()] = 1
     """Speed of one core relative to a Raspberry Pi 4's."""
-    memory_bytes: Annotated[int, "memory_bytes", _UINT] = 0
-    queue_bytes_max: Annotated[int, "queue_bytes_max", _UINT] = 0
+    memory_bytes: Annotated[int, "memory_bytes", fields.UINT] = 0
+    queue_bytes_max: Annotated[int, "queue_bytes_max", fields.UINT] = 0
     """Argument bytes it holds at a time."""
-    packet_bytes_max: Annotated[int, "packet_bytes_max", _PACKET] = PACKET_BYTES_MAX
+    packet_bytes_max: Annotated[int, "packet_bytes_max", fields.PACKET] = PACKET_BYTES_MAX
     profile: Annotated[str, "profile", kinds.one_of("python", "mcu")] = "python"
     arch: Annotated[str, "arch", kinds.text(32)] = ""
     os: Annotated[str, "os", kinds.text(64)] = ""
-    python: Annotated[str, "python", _PYTHON] = ""
+    python: Annotated[str, "python", fields.PYTHON] = ""
     network: Annotated[str, "network", kinds.text(32)] = ""
-    network_bytes_s: Annotated[int, "network_bytes_s", _UINT] = 0
+    network_bytes_s: Annotated[int, "network_bytes_s", fields.UINT] = 0
     address: Annotated[str, "address", kinds.text(256)] = ""
     """Its own address towards the broker."""
     broker: Annotated[str, "broker", kinds.text(256)] = ""
     """The broker's address as it sees it (no credentials)."""
     labels: Annotated[dict[str, str], "labels", kinds.text_map()] = field(default_factory=dict)
-    resources: Annotated[dict[str, int], "resources", kinds.text_map(value=_UINT)] = field(
+    resources: Annotated[dict[str, int], "resources", kinds.text_map(value=fields.UINT)] = field(
         default_factory=dict
     )
     functions: Annotated[dict[str, str], "functions", kinds.text_map()] = field(
@@ -85,8 +74,8 @@ class DeviceCapabilities:
 class DeviceLoad:
     """How busy a device is, retained; every 30 s idle, on real change otherwise."""
 
-    session: Annotated[str, "session", _SESSION]
-    seq: Annotated[int, "seq", _UINT]
+    session: Annotated[str, "session", fields.SESSION]
+    seq: Annotated[int, "seq", fields.UINT]
     cpu_percent: Annotated[float, "cpu_percent", kinds.number()] = 0
     memory_percent: Annotated[float, "memory_percent", kinds.number()] = 0
     temperature_c: Annotated[float | None, "temperature_c", kinds.nullable(kinds.number())] = None
@@ -94,8 +83,8 @@ class DeviceLoad:
     battery_percent: Annotated[float | None, "battery_percent", kinds.nullable(kinds.number())] = (
         None
     )
-    running: Annotated[int, "running", _UINT] = 0
-    queued: Annotated[int, "queued", _UINT] = 0
+    running: Annotated[int, "running", fields.UINT] = 0
+    queued: Annotated[int, "queued", fields.UINT] = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +93,7 @@ class ControllerPresence:
 
     state: Annotated[str, "state", kinds.one_of("starting", "active", "standby", "offline", "lost")]
     epoch: Annotated[int, "epoch", kinds.unsigned(2**23 - 1)]
-    session: Annotated[str, "session", _SESSION]
+    session: Annotated[str, "session", fields.SESSION]
     protocol: Annotated[str, "protocol", kinds.pattern(r"[0-9]{1,3}\.[0-9]{1,3}", "a version")] = (
         "1.0"
     )
@@ -116,22 +105,22 @@ class ControllerPresence:
 class ControllerStats:
     """The controller's figures, retained, at most one a second."""
 
-    session: Annotated[str, "session", _SESSION]
-    devices: Annotated[int, "devices", _UINT] = 0
+    session: Annotated[str, "session", fields.SESSION]
+    devices: Annotated[int, "devices", fields.UINT] = 0
     """Alive now."""
-    slots: Annotated[int, "slots", _UINT] = 0
-    clients: Annotated[int, "clients", _UINT] = 0
-    tasks: Annotated[int, "tasks", _UINT] = 0
+    slots: Annotated[int, "slots", fields.UINT] = 0
+    clients: Annotated[int, "clients", fields.UINT] = 0
+    tasks: Annotated[int, "tasks", fields.UINT] = 0
     """Not released."""
-    queued: Annotated[int, "queued", _UINT] = 0
-    running: Annotated[int, "running", _UINT] = 0
+    queued: Annotated[int, "queued", fields.UINT] = 0
+    running: Annotated[int, "running", fields.UINT] = 0
     """Calls assigned and not settled."""
-    settled: Annotated[int, "settled", _UINT] = 0
+    settled: Annotated[int, "settled", fields.UINT] = 0
     """Since start."""
     settled_per_s: Annotated[float, "settled_per_s", kinds.number()] = 0
-    dropped: Annotated[int, "dropped", _UINT] = 0
+    dropped: Annotated[int, "dropped", fields.UINT] = 0
     """Messages that could not be read, since start."""
-    detect_ms: Annotated[int, "detect_ms", _UINT] = 0
+    detect_ms: Annotated[int, "detect_ms", fields.UINT] = 0
     """Longest effective detection time of any device."""
 
 
@@ -141,7 +130,7 @@ class DeviceVerdict:
 
     verdict: Annotated[str, "verdict", kinds.one_of("alive", "suspect", "dead")]
     why: Annotated[str, "why", kinds.text(256)] = ""
-    since_s: Annotated[int, "since_s", _UINT] = 0
+    since_s: Annotated[int, "since_s", fields.UINT] = 0
     """Seconds since the device was last heard, when this was written."""
 
 
@@ -150,7 +139,7 @@ class ClientPresence:
     """A client is here, retained; its will and its goodbye are empty messages."""
 
     state: Annotated[str, "state", kinds.one_of("online")]
-    session: Annotated[str, "session", _SESSION]
+    session: Annotated[str, "session", fields.SESSION]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,15 +147,15 @@ class TaskStatus:
     """How far a task is, retained while it lives; at most one a second."""
 
     label: Annotated[str, "label", kinds.text(64)] = ""
-    calls: Annotated[int, "calls", _UINT]
-    queued: Annotated[int, "queued", _UINT]
-    running: Annotated[int, "running", _UINT]
+    calls: Annotated[int, "calls", fields.UINT]
+    queued: Annotated[int, "queued", fields.UINT]
+    running: Annotated[int, "running", fields.UINT]
     """Assigned and not settled."""
-    settled: Annotated[int, "settled", _UINT]
-    failed: Annotated[int, "failed", _UINT] = 0
-    attempts: Annotated[int, "attempts", _UINT] = 0
+    settled: Annotated[int, "settled", fields.UINT]
+    failed: Annotated[int, "failed", fields.UINT] = 0
+    attempts: Annotated[int, "attempts", fields.UINT] = 0
     """Assignments made so far."""
-    devices: Annotated[tuple[str, ...], "devices", kinds.list_of(_NAME, 256)] = ()
+    devices: Annotated[tuple[str, ...], "devices", kinds.list_of(fields.NAME, 256)] = ()
 
 
 JSON_DOCUMENTS: dict[str, type] = {
