@@ -12,7 +12,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Generator
-from concurrent.futures import InvalidStateError
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from forage.errors import TaskCancelled
@@ -76,7 +75,8 @@ class Future(concurrent.futures.Future[_T]):
 
     `cancel`, `result`, `exception`, `add_done_callback` and the rest do what the standard library
     says. Callbacks run in a thread of their own, in the order in which they were added; on a
-    future that is done, at once in the caller's thread.
+    future that is done, at once in the caller's thread. One that no client made is a standard
+    future like any other.
     """
 
     __slots__ = ("_calls", "_device", "_exception", "_extra", "_index", "_result", "_state")
@@ -177,23 +177,23 @@ class Future(concurrent.futures.Future[_T]):
         Returns:
             Whether the call is cancelled. A call that runs (without `force`) or has ended is not.
         """
+        calls = self._calls
+        if calls is None:
+            return super().cancel()
         with LOCK:
             if self._state == FINISHED or (self._state == RUNNING and not force):
                 return False
             if self._state not in (PENDING, RUNNING):
                 return True
             self._finish(CANCELLED, None, None)
-            calls = self._calls
-            if calls is not None:
-                calls.note_cancelled(self._index)
+            calls.note_cancelled(self._index)
         run_callbacks(self, self._extra)
-        if calls is not None:
-            calls.network.cancel(calls, ((self._index, self._index + 1),), force)
+        calls.network.cancel(calls, ((self._index, self._index + 1),), force)
         return True
 
     def cancelled(self) -> bool:
         """Whether it was cancelled through this future (or its batch or client)."""
-        return self._state == CANCELLED
+        return self._state not in (PENDING, RUNNING, FINISHED)
 
     def running(self) -> bool:
         """Whether its device reported that it runs (that takes 5 ms of running)."""
@@ -273,7 +273,8 @@ class Future(concurrent.futures.Future[_T]):
         return asyncio.wrap_future(self).__await__()
 
     def __repr__(self) -> str:
-        name = "" if self._calls is None else f" {self.id}"
+        if self._calls is None:
+            return super().__repr__()
         detail = ""
         if self._state == FINISHED:
             detail = (
@@ -283,7 +284,7 @@ class Future(concurrent.futures.Future[_T]):
             )
         elif self._device is not None:
             detail = f" on {self._device}"
-        return f"<{type(self).__name__}{name} state={self.state}{detail}>"
+        return f"<{type(self).__name__} {self.id} state={self.state}{detail}>"
 
     # -- how it ends ----------------------------------------------------------------------------
 
@@ -305,32 +306,10 @@ class Future(concurrent.futures.Future[_T]):
         return extra
 
     def set_running_or_notify_cancel(self) -> bool:
-        """As in the standard library; for executors and tests."""
-        with LOCK:
-            if self._state == CANCELLED:
-                return False
-            if self._state != PENDING:
-                raise RuntimeError("Future in unexpected state")
-            self._state = RUNNING
-            return True
-
-    def set_result(self, result: _T) -> None:
-        """As in the standard library; for executors and tests."""
-        with LOCK:
-            self._check_open()
-            self._finish(FINISHED, result, None)
-        run_callbacks(self, self._extra)
-
-    def set_exception(self, exception: BaseException | None) -> None:
-        """As in the standard library; for executors and tests."""
-        with LOCK:
-            self._check_open()
-            self._finish(FINISHED, None, exception)
-        run_callbacks(self, self._extra)
-
-    def _check_open(self) -> None:
-        if self._state not in (PENDING, RUNNING):
-            raise InvalidStateError(f"{self._state}: {self!r}")
+        """As in the standard library, where everybody was told of a cancellation when it was."""
+        if self._calls is not None and self._state == CANCELLED:
+            return False
+        return super().set_running_or_notify_cancel()
 
 
 def run_callbacks(future: Future[Any], extra: _Extra | None) -> None:

@@ -279,14 +279,14 @@ def test_executors_methods_behave_as_in_the_standard_library() -> None:
         future.set_running_or_notify_cancel()
 
 
-def test_a_cancelled_future_is_not_set_running_and_takes_no_result() -> None:
-    future: Future[int] = Future()
-    assert future.cancel()
-    assert future.set_running_or_notify_cancel() is False
-    with pytest.raises(InvalidStateError):
-        future.set_result(1)
-    with pytest.raises(InvalidStateError):
-        future.set_exception(ValueError())
+def test_a_cancelled_future_is_not_set_running_and_takes_no_result(held: forage.Client) -> None:
+    for future in (Future[int](), held.submit(add, 1)):
+        assert future.cancel()
+        assert future.set_running_or_notify_cancel() is False
+        with pytest.raises(InvalidStateError):
+            future.set_result(1)
+        with pytest.raises(InvalidStateError):
+            future.set_exception(ValueError())
 
 
 def test_set_exception_wakes_who_waits() -> None:
