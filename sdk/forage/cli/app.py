@@ -144,6 +144,10 @@ def root(context: click.Context) -> None:
 
 def run(words: Sequence[str]) -> int:
     """Run one command; its exit code. Nothing that is raised leaves it."""
+    if completion := os.environ.get("_FORAGE_COMPLETE"):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(root, {}, "forage", "_FORAGE_COMPLETE", completion)
     # Silent until a command says otherwise: what goes wrong is told once, by the error.
     logging.basicConfig(format="forage: %(message)s", stream=sys.stderr)
     logging.getLogger("forage").setLevel(logging.CRITICAL)

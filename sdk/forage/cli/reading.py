@@ -26,6 +26,8 @@ _CODES = {message_class: code for code, message_class in CBOR_MESSAGES.items()}
 _LINK_FIELDS = ("session", "controller", "epoch")
 _COUNTER_BITS = 40
 """Of an assignment's number, below its epoch."""
+_NUMBER_BITS = 32
+"""Of a message's number, below its link's."""
 _CALLS_SHOWN = 8
 """Of a page, an assignment or a set of outcomes."""
 _SENDERS_MAX = 64
@@ -180,6 +182,9 @@ def _shown(message: Any, name: str, value: Any) -> Any:
             return _calls(value)
         case OutcomeSet(), "data":
             return _outcomes(value)
+        case Linked(), ("n" | "seen") if value >> _NUMBER_BITS:
+            # A later link of one pair of sessions counts anew, and says so in the upper bits.
+            return f"{value >> _NUMBER_BITS}/{value & (1 << _NUMBER_BITS) - 1}"
         case _, "assignment":
             return _assignment(value)
         case _, "rows" | "assignments":

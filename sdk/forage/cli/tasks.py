@@ -1,13 +1,14 @@
 """`forage task ls|get|logs|cancel|explain`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 
 import click
 
-from forage import Attempt, Explanation
+from forage import Attempt, Explanation, Refused
 from forage.cli.common import connect, connection_flags, fleet_of, help_without_command, say
-from forage.cli.endings import usage_errors
+from forage.cli.endings import Ending, usage_errors
 from forage.cli.output import Column, duration, output_flag, print_record, print_rows
 
 __all__ = ["command"]
@@ -21,6 +22,17 @@ _COLUMNS: list[Column] = [
     ("failed", lambda row: row["failed"]),
     ("age", lambda row: duration(row["age_s"])),
 ]
+
+
+@contextmanager
+def _names() -> Iterator[None]:
+    """What the user named is not there, or is no name of a task at all: exit code 2."""
+    try:
+        with usage_errors():
+            yield
+    except Refused as error:
+        text = str(error)
+        raise Ending(f"{text[:1].upper()}{text[1:]}.") from error
 
 
 @click.group(invoke_without_command=True)
@@ -52,7 +64,7 @@ def list_tasks(context: click.Context, output: str) -> None:
 @click.pass_context
 def get_task(context: click.Context, name: str, output: str) -> None:
     """Show one task with its counts."""
-    with connect(fleet_of(context)) as client, usage_errors():
+    with connect(fleet_of(context)) as client, _names():
         task = client.task(name)
     print_record(asdict(task), "task", output)
 
@@ -63,7 +75,7 @@ def get_task(context: click.Context, name: str, output: str) -> None:
 @click.pass_context
 def show_logs(context: click.Context, name: str) -> None:
     """Print the last 64 KiB of what a task's code wrote: call index, stream, line."""
-    with connect(fleet_of(context)) as client, usage_errors():
+    with connect(fleet_of(context)) as client, _names():
         lines = client.logs(name)
     for line in lines:
         click.echo(line)
@@ -80,7 +92,7 @@ def cancel_tasks(context: click.Context, names: tuple[str, ...], force: bool) ->
     """Cancel the calls of tasks that have not started."""
     with connect(fleet_of(context)) as client:
         for name in names:
-            with usage_errors():
+            with _names():
                 client.cancel(name, force=force)
             say(f"{name}: cancelled" + ("." if force else ", but for what runs (see --force)."))
 
@@ -92,7 +104,7 @@ def cancel_tasks(context: click.Context, names: tuple[str, ...], force: bool) ->
 @click.pass_context
 def explain_task(context: click.Context, name: str, output: str) -> None:
     """Show a task's attempts as a timeline, or why it isn't running."""
-    with connect(fleet_of(context)) as client, usage_errors():
+    with connect(fleet_of(context)) as client, _names():
         explanation = client.explain(name)
     if output != "table":
         print_record(asdict(explanation), "name", output)
