@@ -7,7 +7,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 
 from forage_sim.faults import draw_plan
-from forage_sim.world import Report, SimulationFailed, run, shortest
+from forage_sim.world import Report, SimulationFailed, fails_with, run, shortest
 
 __all__ = ["main"]
 
@@ -48,7 +48,7 @@ def main() -> int:
             failed += 1
             print(answer, file=sys.stderr)
             if options.shorten:
-                plan = shortest(seed, draw_plan(seed))
+                plan = shortest(draw_plan(seed), fails_with(seed))
                 print("shortest schedule:", *plan.faults, sep="\n  ", file=sys.stderr)
             if failed >= options.failures:
                 pool.shutdown(wait=False, cancel_futures=True)

@@ -4,6 +4,7 @@
 """
 
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from forage_controller.core.config import CoreConfig, Limits
@@ -21,7 +22,15 @@ from forage_sim.workload import TaskSpec
 from forage_wire.io import Publish
 from forage_wire.topics import ParsedTopic, Topics
 
-__all__ = ["Report", "SimulationFailed", "World", "run", "run_world", "shortest"]
+__all__ = [
+    "Report",
+    "SimulationFailed",
+    "World",
+    "fails_with",
+    "run",
+    "run_world",
+    "shortest",
+]
 
 CONVERGENCE_MS = 400_000
 """Wills may come 30 s late, silence may take 30 s, reports come every 60 s."""
@@ -70,6 +79,8 @@ class World:
             limits=limits if plan.small_caches else Limits(),
         )
         self.controller = ControllerNode(self, CONTROLLER, config, self.disk)
+        self.controllers = [self.controller]
+        """And rivals, each with a disk of its own."""
         self.devices = [
             DeviceNode(self, f"device-{at}", spec) for at, spec in enumerate(plan.devices)
         ]
@@ -119,6 +130,18 @@ class World:
                 self.nodes[fault.target].machine.turn_ms_max = 1
             case "worker-death":
                 self.worker_death = 0.0
+
+    def start_rival(self, name: str) -> ControllerNode:
+        """Somebody starts a second controller, on another machine with an empty disk."""
+        node = ControllerNode(
+            self,
+            f"rival-{len(self.controllers)}",
+            CoreConfig(name=name, detect_ms=self.plan.detect_ms),
+            Disk(self.clock, self.plan.commit_ms_max),
+        )
+        self.controllers.append(node)
+        node.start()
+        return node
 
     def start_twin(self, name: str, duration_ms: int) -> None:
         """Another machine starts a device under the same name."""
@@ -248,16 +271,27 @@ def run_world(world: World, *, lines: int = 60) -> Report:
         ) from error
 
 
-def shortest(seed: int, plan: Plan) -> Plan:
+def shortest(plan: Plan, fails: Callable[[Plan], bool]) -> Plan:
     """A plan that fails as well, from which no single fault can be left out."""
     smaller = True
     while smaller:
         smaller = False
         for at in reversed(range(len(plan.faults))):
             candidate = plan.without(at)
-            try:
-                run(seed, candidate)
-            except SimulationFailed:
+            if fails(candidate):
                 plan = candidate
                 smaller = True
     return plan
+
+
+def fails_with(seed: int) -> Callable[[Plan], bool]:
+    """Whether a plan fails with this seed."""
+
+    def fails(plan: Plan) -> bool:
+        try:
+            run(seed, plan)
+        except SimulationFailed:
+            return True
+        return False
+
+    return fails

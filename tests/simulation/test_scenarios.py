@@ -269,3 +269,29 @@ def test_questions_are_answered_over_a_restart_of_the_controller(seed: int) -> N
     asking = ClientSpec(tasks=(task(5),), queries=queries)
     _world, report = told(seed, story(death, clients=(asking,)))
     assert report.counters["answer"] >= 3
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", ["main", "other"])
+def test_a_second_controller_goes_away_before_it_does_anything(seed: int, name: str) -> None:
+    world = World(seed, story(tasks=(task(60, run_ms=100),)))
+    world.clock.at(2_000, lambda: world.start_rival(name))
+    report = run_world(world)
+    assert report.counters["exit 2"] == 1
+    assert world.controller.running
+    assert world.disk.state.epoch == 1
+    assert runs(world) == 60, "nobody noticed"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_controller_that_was_cut_off_gives_way_to_the_one_that_took_over(seed: int) -> None:
+    away = fault("cut", "controller", at_ms=2_000, duration_ms=18_000)
+    world = World(seed, story(away, clients=(ClientSpec(),), safety_ms=60_000))
+    world.clock.at(3_000, lambda: world.start_rival("other"))
+    world.begin()
+    world.run_until(60_000)
+    rival = world.controllers[1]
+    assert rival.running
+    assert rival.disk.state.epoch > world.disk.state.epoch
+    assert not world.controller.running
+    assert world.trace.counters["exit 2"] == 1

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from forage_sim.faults import KINDS, draw_plan
-from forage_sim.world import SimulationFailed, run, shortest
+from forage_sim.faults import KINDS, Fault, Plan, draw_plan
+from forage_sim.workload import CallSpec, ClientSpec, TaskSpec
+from forage_sim.world import SimulationFailed, fails_with, run, shortest
+from forage_wire.messages import Options
 
 SEEDS = int(os.environ.get("FORAGE_SIM_SEEDS", "160"))
 HALVES = 2
@@ -62,7 +64,7 @@ def test_one_seed() -> None:
     try:
         run(seed, lines=int(os.environ.get("FORAGE_LINES", "200")))
     except SimulationFailed:
-        plan = shortest(seed, draw_plan(seed))
+        plan = shortest(draw_plan(seed), fails_with(seed))
         print("the shortest schedule that fails:", *plan.faults, sep="\n  ")
         run(seed, plan, lines=int(os.environ.get("FORAGE_LINES", "200")))
         raise
@@ -92,3 +94,22 @@ def test_a_seed_gives_the_same_trace_whatever_the_hash_seed() -> None:
 
 def test_seeds_differ_and_a_seed_repeats() -> None:
     assert run(1).digest == run(1).digest != run(2).digest
+
+
+def test_the_shortest_schedule_keeps_only_what_the_failure_needs() -> None:
+    faults = tuple(Fault(at_ms=at_ms, kind=kind) for at_ms, kind in enumerate(KINDS))
+
+    def fails(plan: Plan) -> bool:
+        kinds = [fault.kind for fault in plan.faults]
+        return "freeze" in kinds and "disk-full" in kinds
+
+    left = shortest(Plan(faults=faults), fails)
+    assert [fault.kind for fault in left.faults] == ["freeze", "disk-full"]
+
+
+def test_a_failure_says_how_to_run_it_again() -> None:
+    # A call that no device may run within the world's time never ends.
+    nobody = Options(requires=("a-label-nobody-has",), wait_ms=10**9)
+    spec = TaskSpec(at_ms=10, function="f", calls=(CallSpec(nonce=1),), options=nobody)
+    with pytest.raises(SimulationFailed, match=r"not done(?s:.)*FORAGE_SEED=7 pytest"):
+        run(7, Plan(clients=(ClientSpec(tasks=(spec,)),), safety_ms=1_000))

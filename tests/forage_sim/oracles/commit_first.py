@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from forage_sim.disk import StoredState
 from forage_sim.oracles.base import Oracle
 from forage_wire.codec import decode_header, decode_json
 from forage_wire.documents import ControllerPresence
@@ -16,7 +17,7 @@ from forage_wire.messages import (
     Released,
     Settled,
 )
-from forage_wire.ranges import RangeSet
+from forage_wire.ranges import Ranges, RangeSet
 from forage_wire.topics import ParsedTopic
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class CommitFirst(Oracle):
         if topic.branch != "controller-presence" or not publish.payload:
             return
         presence = decode_json(publish.payload, ControllerPresence)
-        if presence.state == "active" and presence.epoch > self.world.disk.state.epoch:
+        if presence.state == "active" and presence.epoch > self._state(process).epoch:
             raise self.broken(f"epoch {presence.epoch} is shown, and is not committed")
 
     def sent(self, process: "Process", topic: ParsedTopic, message: Linked) -> None:
@@ -52,32 +53,36 @@ class CommitFirst(Oracle):
             return
         if topic.branch not in ("inbox", "to"):
             return
-        state = self.world.disk.state
+        state = self._state(process)
         if message.epoch > state.epoch:
             raise self.broken(f"epoch {message.epoch} is used, {state.epoch} is committed")
         match message:
             case Acknowledged():
                 for task, first in message.rows:
                     stored = state.tasks.get(task)
-                    if (stored is None or first not in stored.pages) and not self._over(task):
+                    if (stored is None or first not in stored.pages) and not _over(state, task):
                         raise self.broken(f"page {first} of {task} is acknowledged")
             case Released():
                 for task in message.tasks:
-                    if not self._over(task):
+                    if not _over(state, task):
                         raise self.broken(f"{task} is said to be released")
             case Acknowledge():
-                self._check_acknowledge(message)
+                self._check_acknowledge(state, message)
             case Outcomes():
                 for outcomes in message.sets:
-                    self._check_settled(outcomes, "its outcome is sent")
+                    self._check_settled(state, outcomes, "its outcome is sent")
             case Settled():
                 for task, ranges in message.rows:
-                    self._check_committed(task, ranges, "it is said to be settled")
+                    self._check_committed(state, task, ranges, "it is said to be settled")
             case Assign():
-                self._check_assign(message)
+                self._check_assign(state, message)
 
-    def _over(self, task: str) -> bool:
-        return task in self.world.disk.state.ever_released
+    def _state(self, process: "Process") -> StoredState:
+        node = next(
+            (node for node in self.world.controllers if node.process is process),
+            self.world.controller,
+        )
+        return node.disk.state
 
     def _learn(self, message: Outcomes) -> None:
         for outcomes in message.sets:
@@ -85,7 +90,7 @@ class CommitFirst(Oracle):
                 if not final:
                     self._not_final.add((outcomes.assignment, index))
 
-    def _check_acknowledge(self, message: Acknowledge) -> None:
+    def _check_acknowledge(self, state: StoredState, message: Acknowledge) -> None:
         for number, ranges in message.rows:
             given = self.world.watch.given_out.get(number)
             if given is None:
@@ -96,20 +101,20 @@ class CommitFirst(Oracle):
                     if (number, index) in self._not_final:
                         left.remove(index, index + 1)
             self._check_committed(
-                given.task, left.freeze(), f"its outcome of {number} is acknowledged"
+                state, given.task, left.freeze(), f"its outcome of {number} is acknowledged"
             )
 
-    def _check_settled(self, outcomes: OutcomeSet, what: str) -> None:
+    def _check_settled(self, state: StoredState, outcomes: OutcomeSet, what: str) -> None:
         said = RangeSet(outcomes.ranges)
         for index, _reason, final in outcomes.errors:
             if not final:
                 said.remove(index, index + 1)
-        self._check_committed(outcomes.task, said.freeze(), what)
+        self._check_committed(state, outcomes.task, said.freeze(), what)
 
-    def _check_committed(self, task: str, ranges: tuple[tuple[int, int], ...], what: str) -> None:
-        if self._over(task):
+    def _check_committed(self, state: StoredState, task: str, ranges: Ranges, what: str) -> None:
+        if _over(state, task):
             return
-        stored = self.world.disk.state.tasks.get(task)
+        stored = state.tasks.get(task)
         for low, high in ranges:
             missing = [(low, high)] if stored is None else stored.settled.missing(low, high)
             for gap_low, gap_high in missing:
@@ -120,8 +125,7 @@ class CommitFirst(Oracle):
                     f"{task} [{gap_low}, {gap_high}): {what} and nothing of it is committed"
                 )
 
-    def _check_assign(self, message: Assign) -> None:
-        state = self.world.disk.state
+    def _check_assign(self, state: StoredState, message: Assign) -> None:
         for assignment in message.assignments:
             header = decode_header(assignment.header)
             if not header.options.at_most_once and header.settle != "controller":
@@ -130,3 +134,7 @@ class CommitFirst(Oracle):
                 raise self.broken(
                     f"assignment {assignment.assignment} of {header.task}, which must be saved first"
                 )
+
+
+def _over(state: StoredState, task: str) -> bool:
+    return task in state.ever_released
