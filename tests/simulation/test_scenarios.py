@@ -295,3 +295,17 @@ def test_a_controller_that_was_cut_off_gives_way_to_the_one_that_took_over(seed:
     assert rival.disk.state.epoch > world.disk.state.epoch
     assert not world.controller.running
     assert world.trace.counters["exit 2"] == 1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_work_of_a_task_that_nobody_repeats_is_forgotten(seed: int) -> None:
+    # The page was assigned and never committed; then its client and the controller die.
+    slow = Fault(at_ms=500, kind="slow-disk", duration_ms=2_000, amount=3.0)
+    deaths = (
+        fault("kill", "client-0", at_ms=1_150),
+        fault("kill", "controller", at_ms=1_160, duration_ms=1_000),
+    )
+    world, report = told(seed, story(slow, *deaths, tasks=(task(20, run_ms=20_000),)))
+    assert report.counters["publish forget"] >= 1
+    assert not world.disk.state.tasks
+    assert runs(world) < 20
