@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,16 +141,15 @@ def broker(forage_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> str
     return forage_cluster.broker_url
 
 
-def begin(*words: str, **settings: object) -> "subprocess.Popen[str]":
-    """Start a command as a program of its own, in a process group of its own as a terminal does."""
-    return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
+def begin(*words: str, stdin: int = subprocess.DEVNULL) -> "subprocess.Popen[str]":
+    """Start a command as a program of its own, in a session of its own as a terminal does."""
+    return subprocess.Popen(
         [sys.executable, "-m", "forage.cli", *words],
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        **settings,
     )
 
 
@@ -163,17 +163,34 @@ def finish(process: "subprocess.Popen[str]") -> Ended:
     return Ended(code=process.returncode, out=out, err=err)
 
 
-def processes_of(session: int) -> list[int]:
-    """What still runs of a session, and of the sessions of its descendants."""
-    found = []
+def descendants(pid: int) -> list[int]:
+    """All that a process has started, and what these have; not those that lost their parent."""
+    parents: dict[int, int] = {}
     for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
         try:
             with open(f"/proc/{name}/stat", encoding="utf-8") as file:
-                fields = file.read().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(name))
-    return found
+                parents[int(name)] = int(file.read().rpartition(")")[2].split()[1])
+        except (OSError, ValueError):
+            continue  # No process, or one that has just ended.
+    found = [pid]
+    for parent in found:
+        found.extend(child for child, its_parent in parents.items() if its_parent == parent)
+    return found[1:]
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    """Return when none of these processes runs any more."""
+    deadline = time.monotonic() + LIMIT_S
+    for pid in pids:
+        while is_alive(pid):
+            assert time.monotonic() < deadline, f"process {pid} is still there"
+            time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs; a zombie does not."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -55,12 +56,6 @@ def test_what_a_function_writes_comes_on_stderr_every_line_once_and_in_order(run
     lines = ended.err.splitlines()
     assert [line for line in lines if line != "to stderr"] == [f"line {n}" for n in range(200)]
     assert lines.count("to stderr") == 1
-
-
-def test_a_device_can_be_named(run: Run, forage_cluster: LocalCluster) -> None:
-    for device in forage_cluster.devices:
-        # Which device it was shows in the process that its worker descends from.
-        assert run("run", "--device", device.name, "jobs.py:double", "4").out == "8\n"
 
 
 # -- map ----------------------------------------------------------------------------------------
@@ -119,7 +114,7 @@ def test_a_line_that_is_no_json_is_named(run: Run, own_place: Path) -> None:
 
 
 def test_map_answers_before_its_input_ends() -> None:
-    process = begin("map", "math:factorial", "--from-jsonl", "-", stdin=-1)
+    process = begin("map", "math:factorial", "--from-jsonl", "-", stdin=subprocess.PIPE)
     try:
         assert process.stdin is not None
         assert process.stdout is not None

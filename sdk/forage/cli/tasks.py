@@ -93,6 +93,8 @@ def cancel_tasks(context: click.Context, names: tuple[str, ...], force: bool) ->
     with connect(fleet_of(context)) as client:
         for name in names:
             with _names():
+                # Asked first: a cancellation itself is not answered.
+                client.task(name)
                 client.cancel(name, force=force)
             say(f"{name}: cancelled" + ("." if force else ", but for what runs (see --force)."))
 
