@@ -3,6 +3,6 @@
 `core` decides and touches nothing; `shell` touches and decides nothing; `config` and `main` wire.
 """
 
-__all__ = ["__version__"]
+from forage_wire.version import __version__
 
-__version__ = "0.1.0"
+__all__ = ["__version__"]

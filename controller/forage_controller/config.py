@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from forage_wire.shell.configuration import (
     seconds,
     state_directory,
 )
+from forage_wire.version import __version__
 
 __all__ = ["PROGRAM", "ControllerConfig", "read_config"]
 
@@ -73,13 +73,6 @@ class ControllerConfig:
     log_level: str
 
 
-def _software() -> str:
-    try:
-        return f"forage {version('forage-mqtt')}"
-    except PackageNotFoundError:  # Run from a source tree that was never installed.
-        return "forage"
-
-
 def _build(settings: Settings) -> ControllerConfig:
     check_allowed(settings[BROKER], settings[INSECURE])
     detect_s = settings[DETECT_S]
@@ -88,7 +81,7 @@ def _build(settings: Settings) -> ControllerConfig:
             name=settings[NAME],
             root=settings[ROOT],
             detect_ms=None if isinstance(detect_s, str) else round(detect_s * 1000),
-            software=_software(),
+            software=f"forage {__version__}",
         ),
         broker=settings[BROKER],
         tls_ca_file=settings[TLS_CA_FILE],

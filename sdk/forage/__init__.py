@@ -10,6 +10,8 @@ Importing this package costs next to nothing: everything is loaded when it is fi
 
 # Type checkers take this name for true; `typing` itself would be the dearest import here.
 TYPE_CHECKING = False
+from forage_wire.version import __version__
+
 if TYPE_CHECKING:
     from forage.batch import Batch, Progress
     from forage.client import Client
@@ -55,8 +57,6 @@ __all__ = [
     "Refused",
     "__version__",
 ]
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "connect": "forage.connecting",
