@@ -8,10 +8,10 @@
 Importing this package costs next to nothing: everything is loaded when it is first used.
 """
 
-# Type checkers take this name for true; `typing` itself would be the dearest import here.
-TYPE_CHECKING = False
 from forage_wire.version import __version__
 
+# Type checkers take this name for true; `typing` itself would be the dearest import here.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from forage.batch import Batch, Progress
     from forage.client import Client
