@@ -4,7 +4,7 @@ A test that kills something starts it again; `whole` sees to it that what comes 
 cluster of which everything runs and is known.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -22,6 +22,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         callspec = getattr(item, "callspec", None)
         if callspec is not None and "shared" in callspec.params:
             item.add_marker(pytest.mark.xdist_group(f"cluster with {callspec.params['shared']}"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where a test fails, its report has the ends of the services' logs."""
+    report = yield
+    cluster = getattr(item, "funcargs", {}).get("shared")
+    if report.failed and isinstance(cluster, LocalCluster) and cluster.broker is not None:
+        for service in [cluster.broker, cluster.controller, *cluster.devices]:
+            report.sections.append((repr(service), service.log_tail()))
+    return report
 
 
 @pytest.fixture(scope="session", params=ENGINES)
