@@ -338,6 +338,19 @@ def test_a_first_outcome_opens_the_window_as_an_acknowledgement_does() -> None:
     assert len(pages_of(desk.raw())) == 1
 
 
+def test_an_outcome_of_a_page_from_an_earlier_link_proves_nothing_of_this_one() -> None:
+    desk = Desk()
+    desk.welcome()
+    desk.open_and_submit(2)
+    desk.read()
+    desk.presence(OTHER, epoch=2)
+    desk.lose()
+    desk.resolve(((0, 1),))
+    # The new controller has seen none of this link: hello must be repeated.
+    desk.sleep(1_000)
+    assert Hello in [type(message) for message in desk.raw()]
+
+
 def test_idle_means_that_every_page_is_acknowledged_or_has_an_outcome() -> None:
     desk = Desk()
     desk.welcome()

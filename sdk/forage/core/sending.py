@@ -124,6 +124,7 @@ class Sending:
         for task in tasks.values():
             task.unopened.clear()
             for page in task.pages.values():
+                page.is_repeated = page.is_repeated or page.is_sent
                 page.is_sent = False
                 page.is_open = False
                 self._waiting.append(page)
@@ -250,9 +251,15 @@ class Sending:
             self._waiting.remove(page)
 
     def opened(self, page: PageRecord, now_ms: int) -> None:
-        """A page's call has an outcome: whatever was sent up to it has been seen."""
+        """A page's call has an outcome: whatever was sent up to it has been seen.
+
+        Not so where an earlier link may have brought the page: on this one everything may still
+        be missing, and must be repeated.
+        """
         page.is_open = True
         self._unopened_count -= 1
+        if page.is_repeated:
+            return
         number = None if self._link is None else self._link.numbers.get(page.token)
         if self._link is not None and number is not None:
             self._link.receive(Seen(seen=number), now_ms)

@@ -22,7 +22,17 @@ _PAGE_OVERHEAD_BYTES = 128
 class PageRecord:
     """One page until its acknowledgement."""
 
-    __slots__ = ("calls", "first", "header", "is_open", "is_sent", "n", "task", "token")
+    __slots__ = (
+        "calls",
+        "first",
+        "header",
+        "is_open",
+        "is_repeated",
+        "is_sent",
+        "n",
+        "task",
+        "token",
+    )
 
     def __init__(self, task: "TaskRecord", first: int, n: int, header: bytes, calls: bytes) -> None:
         self.task = task
@@ -34,6 +44,8 @@ class PageRecord:
         """Under which the link tells the number of its message."""
         self.is_sent = False
         """Handed to the present link."""
+        self.is_repeated = False
+        """It was sent on an earlier link too: its outcomes tell nothing of the present one."""
         self.is_open = False
         """One of its calls has an outcome: the controller has the page, committed or not."""
 
