@@ -165,6 +165,7 @@ def test_the_death_of_the_agent_alone_ends_its_workers_and_their_children(
     pids = [int(path.name) for path in tmp_path.iterdir()]
     os.kill(device.pid, signal.SIGKILL)
     until_gone([device.pid, *pids])
+    device.kill()  # Nothing is left to be killed; this waits until the cluster knows.
     with pytest.raises(forage.DeviceLost):
         future.result(LIMIT_S)
 
