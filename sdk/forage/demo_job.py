@@ -193,8 +193,10 @@ def _complexity(root: ast.AST, functions: list[ast.AST]) -> int:
                     continue
                 if kind in _DECISIONS:
                     count += 1
-                elif isinstance(node, ast.BoolOp):
+                if isinstance(node, ast.BoolOp):
                     count += len(node.values) - 1
+                elif isinstance(node, ast.comprehension):
+                    count += len(node.ifs)
                 waiting.append(node)
     return count
 

@@ -184,7 +184,7 @@ def test_a_task_can_be_looked_at_and_cancelled_from_another_terminal(
         # Whoever waits for it is told.
         ended = finish(process)
         assert ended.code == 130
-        assert "cancelled" in ended.err
+        assert ended.sentence == "Cancelled by another client of the same user."
     finally:
         process.kill()
         process.wait()

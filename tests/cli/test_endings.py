@@ -62,7 +62,7 @@ def test_an_error_that_does_not_say_what_to_type_next_is_given_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert said(errors.NotConnected("nobody there"), capsys) == (
-        "forage: nobody there. Start a fleet on this machine with `forage up`, or give your "
+        "forage: Nobody there. Start a fleet on this machine with `forage up`, or give your "
         "broker's address with --broker or FORAGE_BROKER.\n"
     )
 
@@ -75,7 +75,7 @@ def test_an_error_that_says_so_itself_is_left_alone(capsys: pytest.CaptureFixtur
 def test_no_device_says_why_for_each(capsys: pytest.CaptureFixture[str]) -> None:
     error = errors.NoDevice("no device may run this", {"pi-1": "it has no camera", "pi-2": "lost"})
     assert said(error, capsys) == (
-        "forage: no device may run this. pi-1: it has no camera. pi-2: lost. See what there is "
+        "forage: No device may run this. pi-1: it has no camera. pi-2: lost. See what there is "
         "with `forage device ls`.\n"
     )
 

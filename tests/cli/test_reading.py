@@ -172,7 +172,7 @@ def test_what_is_wrong_is_said() -> None:
 
 
 @pytest.mark.parametrize("message_class", strategies.MESSAGE_CLASSES)
-@settings(max_examples=20)
+@settings(max_examples=5, deadline=None)
 @given(data=st.data())
 def test_every_message_can_be_shown(message_class: type, data: st.DataObject) -> None:
     message = data.draw(strategies.instances(message_class))
@@ -182,7 +182,7 @@ def test_every_message_can_be_shown(message_class: type, data: st.DataObject) ->
 
 
 @pytest.mark.parametrize("branch", sorted(JSON_DOCUMENTS))
-@settings(max_examples=20)
+@settings(max_examples=5, deadline=None)
 @given(data=st.data())
 def test_every_document_can_be_shown(branch: str, data: st.DataObject) -> None:
     document = data.draw(strategies.instances(JSON_DOCUMENTS[branch]))
@@ -212,11 +212,13 @@ BRANCHES = [
 ]
 
 
+@settings(deadline=None)
 @given(topic=st.sampled_from(BRANCHES), payload=st.binary(max_size=200))
 def test_no_bytes_stop_the_reader(topic: str, payload: bytes) -> None:
     one_line(read(topic, payload).content)
 
 
+@settings(deadline=None)
 @given(calls=st.binary(max_size=60), data=st.binary(max_size=60))
 def test_no_bytes_inside_of_work_stop_the_reader(calls: bytes, data: bytes) -> None:
     page = Page(header=encode_header(HEADER), calls=join_calls([calls]), key=b"\2" * 16)

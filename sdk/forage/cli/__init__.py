@@ -5,10 +5,14 @@ started at once, with nothing of the terminal or the SDK loaded: they have memor
 Everything else is a command of `forage.cli.app`.
 """
 
+import atexit
+import os
 import sys
 from importlib import import_module
 
 __all__ = ["SERVICES", "main"]
+
+EXIT_INTERRUPTED = 130
 
 SERVICES = {
     "broker": "forage_broker.main",
@@ -32,10 +36,26 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if words and words[0] in SERVICES:
         return run_service(words[0], words[1:])
+    code = 0
+
+    def keep_code() -> None:
+        # Where Ctrl-C hits code that Python makes from text, such as a dataclass's methods, Python
+        # 3.11 ends by a signal in spite of an exit code, though the interrupt was handled. This was
+        # registered before all else, so it runs when all else has been put away.
+        if code == EXIT_INTERRUPTED:
+            try:
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:
+                os._exit(code)
+
+    if argv is None:
+        atexit.register(keep_code)
     # Here, as a service needs none of it.
     from forage.cli.app import run
 
-    return run(words)
+    code = run(words)
+    return code
 
 
 def run_service(name: str, words: list[str]) -> int:

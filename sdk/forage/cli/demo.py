@@ -234,6 +234,9 @@ class _Run:
             device = self._cluster.device(row.name)
             # Frozen, it cannot finish what it holds between the look and the blow.
             device.freeze()
+            # The first answer may have overtaken what the device had sent before; by the second
+            # one all of that has arrived, so what it then holds is lost with it.
+            self._client.device(row.name)
             if self._client.device(row.name).active_tasks:
                 self._killed = device
                 self._killed_at = time.monotonic()

@@ -174,7 +174,7 @@ def sentence_of(error: BaseException) -> str:
 
 
 def _forage_sentence(error: ForageError) -> str:
-    text = _closed(str(error) or type(error).__name__)
+    text = _opened(_closed(str(error) or type(error).__name__))
     if isinstance(error, NoDevice) and not any(name in text for name in error.reasons):
         text += "".join(f" {name}: {_closed(why)}" for name, why in error.reasons.items())
     if "`forage" in text or "--broker" in text:
@@ -186,9 +186,15 @@ def _forage_sentence(error: ForageError) -> str:
 def _closed(text: str) -> str:
     """A sentence ends with a stop, unless it is a text of several lines such as a log's end."""
     text = text.strip()
-    if not text or "\n" in text or text[-1] in ".!?`)":
+    if not text or "\n" in text or text[-1] in ".!?`":
         return text
     return text + "."
+
+
+def _opened(text: str) -> str:
+    """It begins with a capital, unless its first word is a name of something."""
+    word = text.partition(" ")[0]
+    return text[:1].upper() + text[1:] if word.isalpha() else text
 
 
 def end(error: BaseException, *, debug: bool) -> int:

@@ -32,7 +32,7 @@ def _names() -> Iterator[None]:
             yield
     except Refused as error:
         text = str(error)
-        raise Ending(f"{text[:1].upper()}{text[1:]}.") from error
+        raise Ending(f"{text[:1].upper()}{text[1:].rstrip('.')}.") from error
 
 
 @click.group(invoke_without_command=True)
