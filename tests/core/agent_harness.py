@@ -23,6 +23,7 @@ from forage_wire.io import BatchEnded, Connected, MessageReceived, Publish, Publ
 from forage_wire.limits import DEVICE_WINDOW
 from forage_wire.link import Link
 from forage_wire.messages import (
+    Acknowledge,
     Assign,
     Assignment,
     Code,
@@ -33,6 +34,7 @@ from forage_wire.messages import (
     Options,
     Outcomes,
     Report,
+    Seen,
 )
 from forage_wire.topics import Topics
 
@@ -220,6 +222,14 @@ class Harness:
         for message in messages:
             self.link.send(message)
         self.inbox(*[outgoing.payload for outgoing in self.link.poll(self.now_ms)])
+        while self.link.waiting:
+            # The window is full, and the device says by itself what it has seen, after 20 ms.
+            self.advance(20)
+            self.inbox(*[outgoing.payload for outgoing in self.link.poll(self.now_ms)])
+
+    def say_seen(self) -> None:
+        """The controller reports what it has seen, without waiting for its time to do so."""
+        self.inbox(self.link.unnumbered(Seen()).payload)
 
     def assign(self, *assignments: Assignment) -> None:
         """Work."""
@@ -290,6 +300,7 @@ class Harness:
         """Let the function's calls be known to take this long."""
         self.assign(assignment(900_000))
         self.finish(900_000, 0, run_us=run_us)
+        self.send(Acknowledge(rows=((number(900_000), ((0, 1),)),)))
         self.taken(RunCalls)
         self.forget_said()
 

@@ -6,6 +6,7 @@ is forgotten, no slot idles while a call waits.
 """
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import settings
@@ -36,6 +37,16 @@ from forage_wire.messages import (
 )
 
 SLOTS = 2
+WORK = st.lists(
+    st.tuples(
+        st.integers(1, 40),
+        st.sampled_from(["plain", "plain", "plain", "timeout", "once", "fresh"]),
+        st.integers(-1, 1),
+    ),
+    min_size=1,
+    max_size=4,
+)
+"""(calls, kind, priority) of assignments that come in one message."""
 Call = tuple[int, int]
 
 
@@ -51,8 +62,8 @@ class Slot:
 class AgentMachine(RuleBasedStateMachine):
     """Rules are what can happen to an agent; the model says what may follow."""
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(work=WORK)
+    def begin(self, work: list[tuple[int, str, int]]) -> None:
         self.bench = Harness(slots=SLOTS)
         self.slots = [Slot() for _ in range(SLOTS)]
         self.connections = 0
@@ -69,14 +80,15 @@ class AgentMachine(RuleBasedStateMachine):
         self.bench.start()
         for slot in self.slots:
             slot.state = "ready"
+        self.bench.measured_as(20)
+        self.assign(work)
 
     # -- the model ------------------------------------------------------------------------------
 
     def settle(self) -> None:
         """Let both ends say what they have seen, then look at all that was said and ordered."""
-        for _ in range(3):
-            self.bench.now_ms += 25
-            self.bench.send()
+        for _ in range(2):
+            self.bench.say_seen()
         self.take_orders()
         for message in self.bench.messages(Outcomes):
             for one in message.sets:
@@ -144,30 +156,28 @@ class AgentMachine(RuleBasedStateMachine):
 
     # -- what the controller does ---------------------------------------------------------------
 
-    @rule(
-        calls=st.integers(1, 12),
-        kind=st.sampled_from(["plain", "plain", "once", "fresh", "timeout"]),
-        priority=st.integers(-1, 1),
-        deaths=st.integers(0, 2),
-    )
-    def assign(self, calls: int, kind: str, priority: int, deaths: int) -> None:
-        self.counter += 1
-        options = Options(
-            at_most_once=kind == "once",
-            fresh=kind == "fresh",
-            timeout_ms=200 if kind == "timeout" else 0,
-            priority=priority,
-        )
-        given = assignment(self.counter, 3, 3 + calls, options=options, deaths=deaths)
-        self.accepted.add(given.assignment)
-        self.ranges[given.assignment] = (3, 3 + calls)
-        if kind == "once":
-            self.once.add(given.assignment)
-        self.bench.assign(given)
+    @rule(work=WORK)
+    def assign(self, work: list[tuple[int, str, int]]) -> None:
+        given = []
+        for calls, kind, priority in work:
+            self.counter += 1
+            options = Options(
+                at_most_once=kind == "once",
+                fresh=kind == "fresh",
+                timeout_ms=200 if kind == "timeout" else 0,
+                priority=priority,
+            )
+            one = assignment(self.counter, 3, 3 + calls, options=options)
+            given.append(one)
+            self.accepted.add(one.assignment)
+            self.ranges[one.assignment] = (3, 3 + calls)
+            if kind == "once":
+                self.once.add(one.assignment)
+        self.bench.assign(*given)
         self.settle()
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), wished=st.integers(0, 15))
+    @rule(data=st.data(), wished=st.integers(0, 45))
     def trim(self, data: st.DataObject, wished: int) -> None:
         chosen = data.draw(st.sampled_from(sorted(self.held)))
         low, high = self.ranges[chosen]
@@ -186,7 +196,7 @@ class AgentMachine(RuleBasedStateMachine):
         self.settle()
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), low=st.integers(0, 15), size=st.integers(1, 6), force=st.booleans())
+    @rule(data=st.data(), low=st.integers(0, 40), size=st.integers(1, 10), force=st.booleans())
     def cancel(self, data: st.DataObject, low: int, size: int, force: bool) -> None:
         chosen = data.draw(st.sampled_from(sorted(self.held)))
         before = {call for call in self.waiting() if call[0] == chosen}
@@ -251,6 +261,7 @@ class AgentMachine(RuleBasedStateMachine):
 
     # -- what workers and time do ---------------------------------------------------------------
 
+    @precondition(lambda self: any(slot.state == "starting" for slot in self.slots))
     @rule()
     def workers_get_ready(self) -> None:
         for index, slot in enumerate(self.slots):
@@ -259,11 +270,35 @@ class AgentMachine(RuleBasedStateMachine):
                 self.bench.put(WorkerReady(slot=index, pid=1))
         self.settle()
 
-    @rule(
-        index=st.integers(0, SLOTS - 1),
-        count=st.integers(1, 6),
-        each_us=st.sampled_from([20, 900, 9_000]),
-    )
+    def pick(self, data: st.DataObject, wanted: Callable[[Slot], Any]) -> tuple[int, Slot]:
+        """One of the slots of which this is true."""
+        found = [index for index, slot in enumerate(self.slots) if wanted(slot)]
+        index = data.draw(st.sampled_from(found))
+        return index, self.slots[index]
+
+    @precondition(lambda self: any(slot.given for slot in self.slots))
+    @rule(data=st.data(), count=st.integers(1, 9), each_us=st.sampled_from([20, 20, 900, 9_000]))
+    def some_calls_end(self, data: st.DataObject, count: int, each_us: int) -> None:
+        index, _slot = self.pick(data, lambda slot: slot.given)
+        self.finish(index, count, each_us)
+
+    @precondition(lambda self: any(slot.given for slot in self.slots))
+    @rule(data=st.data(), each_us=st.sampled_from([20, 20, 900]))
+    def all_calls_end(self, data: st.DataObject, each_us: int) -> None:
+        index, slot = self.pick(data, lambda slot: slot.given)
+        for _ in range(len(slot.given)):
+            self.finish(index, 1_000, each_us)
+
+    @precondition(lambda self: any(slot.must_return for slot in self.slots))
+    @rule(data=st.data())
+    def a_worker_gives_back(self, data: st.DataObject) -> None:
+        self.give_back(self.pick(data, lambda slot: slot.must_return)[0])
+
+    @precondition(lambda self: any(slot.state != "none" for slot in self.slots))
+    @rule(data=st.data(), signal=st.sampled_from(["SIGSEGV", "SIGKILL", ""]))
+    def a_worker_dies(self, data: st.DataObject, signal: str) -> None:
+        self.die(self.pick(data, lambda slot: slot.state != "none")[0], signal)
+
     def finish(self, index: int, count: int, each_us: int) -> None:
         slot = self.slots[index]
         if not slot.given:
@@ -281,7 +316,6 @@ class AgentMachine(RuleBasedStateMachine):
         if held not in self.forgotten:
             assert set(calls) <= self.ended
 
-    @rule(index=st.integers(0, SLOTS - 1))
     def give_back(self, index: int) -> None:
         slot = self.slots[index]
         if not slot.must_return:
@@ -292,11 +326,8 @@ class AgentMachine(RuleBasedStateMachine):
         self.bench.put(WorkerReturned(slot=index, assignment=held, index=at))
         self.settle()
 
-    @rule(index=st.integers(0, SLOTS - 1), signal=st.sampled_from(["SIGSEGV", "SIGKILL", ""]))
     def die(self, index: int, signal: str) -> None:
         slot = self.slots[index]
-        if slot.state in ("none",):
-            return
         lost, why = list(slot.given), slot.state
         held, at = lost[0] if lost else (0, 0)
         self.slots[index] = Slot()
@@ -313,6 +344,9 @@ class AgentMachine(RuleBasedStateMachine):
         if lost and why != "killed" and held not in self.forgotten:
             assert lost[0] in self.ended, "the call that it was in is to blame"
         assert not set(lost[1:]) & self.ended or why == "killed", "the others are not"
+        if why != "killed":
+            alive = {call for call in lost[1:] if call[0] not in self.forgotten}
+            assert alive <= self.waiting() | self.running()
 
     @rule(duration_ms=st.sampled_from([1, 6, 100, 300, 1_500]))
     def time_passes(self, duration_ms: int) -> None:
@@ -332,13 +366,14 @@ class AgentMachine(RuleBasedStateMachine):
         if not hasattr(self, "held"):
             return
         for _ in range(1_000):
-            self.workers_get_ready()
+            if any(slot.state == "starting" for slot in self.slots):
+                self.workers_get_ready()
             for index, slot in enumerate(self.slots):
                 self.give_back(index)
                 if slot.state == "killed":
                     self.die(index, "SIGKILL")
                 else:
-                    self.finish(index, 6, 20)
+                    self.finish(index, 1_000, 20)
             self.bench.now_ms += 1_000
             self.settle()
             if not self.waiting() and not any(slot.given for slot in self.slots):
@@ -349,5 +384,7 @@ class AgentMachine(RuleBasedStateMachine):
         assert self.bench.messages(DeviceInventory)[-1].rows == ()
 
 
-AgentMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+AgentMachine.TestCase.settings = settings(
+    max_examples=40, stateful_step_count=30, deadline=None, report_multiple_bugs=False
+)
 TestAgentMachine: Any = AgentMachine.TestCase
