@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from forage_sim.oracles.at_most_once import AtMostOnce
 from forage_sim.oracles.base import Oracle, OracleViolated
 from forage_sim.oracles.commit_first import CommitFirst
+from forage_sim.oracles.fair_verdicts import FairVerdicts
 from forage_sim.oracles.nothing_left import NothingLeft
 from forage_sim.oracles.one_right_outcome import OneRightOutcome
 from forage_sim.oracles.started_once import StartedOnce
@@ -22,5 +23,6 @@ def all_oracles(world: "World") -> list[Oracle]:
         StartedOnce(world),
         AtMostOnce(world),
         CommitFirst(world),
+        FairVerdicts(world),
         NothingLeft(world),
     ]
