@@ -246,9 +246,13 @@ def _apply_condition(world: "World", fault: Fault) -> None:
 
 def _replay_stale(world: "World", fault: Fault) -> None:
     """A broker says again what a device said before, in whatever session that was."""
-    stale = world.said_by(fault.target)
-    if not stale:
+    said = world.said_by(fault.target)
+    if not said:
         return
+    process = world.nodes[fault.target].process
+    now = b"" if process is None else process.session.encode()
+    # What an earlier session said is the worst to hear again; a repeat is the next best.
+    stale = [message for message in said if now not in message.payload] or said
     world.trace.add(f"fault {fault.kind}", fault.target)
     random = world.clock.stream(f"stale/{fault.at_ms}")
     for message in random.sample(stale, min(len(stale), 1 + int(20 * fault.amount))):
