@@ -38,7 +38,7 @@ from forage_agent.core.notes import Notes
 from forage_agent.core.outbox import Outbox
 from forage_agent.core.pool import Pool
 from forage_agent.core.presence import PublicWord
-from forage_agent.core.settings import Settings
+from forage_agent.core.settings import HEADERS_MAX, Settings
 from forage_agent.core.slices import Piece, Slice
 from forage_agent.core.starts import Starts
 from forage_wire.codec import decode, decode_header, decode_json, encode
@@ -114,6 +114,7 @@ class AgentCore:
         self._inventory_due = False
         self._answers: list[Linked] = []
         self._settling: dict[int, Slice] = {}
+        self._headers: dict[bytes, Header] = {}
         self._receipt = 0
         self._spoken_ms = 0
         """When anything last left that the controller takes as a sign of life."""
@@ -373,7 +374,7 @@ class AgentCore:
             self._count("repeated", f"assignment={number} has ended", quiet=True)
             return
         try:
-            header = decode_header(assignment.header)
+            header = self._header(assignment.header)
         except DecodeError as error:
             self._count("unreadable", f"assignment={number}: {error}")
             self._answers.append(AssignmentRefused(assignment=number, reason="function"))
@@ -392,6 +393,16 @@ class AgentCore:
         if part.announce:
             self._starts.wait(part)
         self._pool.offer(part)
+
+    def _header(self, data: bytes) -> Header:
+        """A page's header; all its slices come with the same bytes. Raises DecodeError."""
+        header = self._headers.get(data)
+        if header is None:
+            header = decode_header(data)
+            if len(self._headers) >= HEADERS_MAX:
+                del self._headers[next(iter(self._headers))]
+            self._headers[data] = header
+        return header
 
     def _why_not(self, assignment: Assignment, header: Header) -> str:
         """The reason for which an assignment is not taken; empty: it is."""

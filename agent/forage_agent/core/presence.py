@@ -104,6 +104,10 @@ class PublicWord:
 
     def load(self, running: int, queued: int, now_ms: int) -> Publish | None:
         """The load, if it is time for it or if it has changed."""
+        before = self._said
+        waited_ms = now_ms - self._said_ms
+        if before is not None and waited_ms < LOAD_EVERY_MS_MIN:
+            return None
         measured = self._measured
         found = DeviceLoad(
             session=self._session,
@@ -116,13 +120,9 @@ class PublicWord:
             running=running,
             queued=queued,
         )
-        before = self._said
-        if before is not None:
-            waited_ms = now_ms - self._said_ms
-            if waited_ms < LOAD_EVERY_MS_MIN:
-                return None
-            if waited_ms < LOAD_EVERY_MS and not self._is_news(before, found):
-                return None
+        is_early = waited_ms < LOAD_EVERY_MS
+        if before is not None and is_early and not self._is_news(before, found):
+            return None
         self._said = found
         self._said_ms = now_ms
         self._sequence += 1

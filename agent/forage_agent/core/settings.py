@@ -10,6 +10,7 @@ __all__ = [
     "CODE_BYTES_MAX",
     "ENDED_ASSIGNMENTS_MAX",
     "FUNCTIONS_PER_WORKER_MAX",
+    "HEADERS_MAX",
     "LOAD_EVERY_MS",
     "LOAD_EVERY_MS_MIN",
     "NOTE_EVERY_MS",
@@ -54,6 +55,8 @@ FUNCTIONS_PER_WORKER_MAX = 64
 """Functions that a worker keeps loaded; above, it forgets the one used longest ago."""
 ENDED_ASSIGNMENTS_MAX = 65_536
 """Numbers of ended assignments remembered; below all of them nothing is started any more."""
+HEADERS_MAX = 256
+"""Pages' headers kept decoded; above, the one that came first is decoded again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

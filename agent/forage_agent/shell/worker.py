@@ -51,6 +51,8 @@ _HELD_BYTES_MAX = 48 * 1024
 _TICK_MS = 1
 _OUT_OF_MEMORY_SCORE = b"500"
 _POSITION = struct.Struct("<QQ")
+_KEPT_SIGNALS = {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}
+"""Those that nobody can change, and those that Python turns into exceptions."""
 _Function = Callable[..., Any]
 
 
@@ -403,7 +405,7 @@ def _value_item(value: Any, client_python: str) -> tuple[bytes, str]:
 
 
 def _reset_signals() -> None:
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}:
+    for number in signal.valid_signals() - _KEPT_SIGNALS:
         try:
             if signal.getsignal(number) not in (signal.SIG_DFL, None):
                 signal.signal(number, signal.SIG_DFL)

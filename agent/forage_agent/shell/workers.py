@@ -70,6 +70,7 @@ class _Worker:
         self.reader = FrameReader(self.socket)
         self.writer = FrameWriter(self.socket)
         self.frames_sent = 0
+        self.waits_for_room = False
         output, self.far_output = os.pipe()
         error, self.far_error = os.pipe()
         os.set_blocking(output, False)
@@ -178,8 +179,14 @@ class Workers:
             order.may_follow,
         ]
         worker.frames_sent += 1
-        if worker.writer.write(pack(frame)):
-            self._loop.register(worker.socket, lambda: self._on_socket(worker), events=_READ_WRITE)
+        self._watch(worker, worker.writer.write(pack(frame)))
+
+    def _watch(self, worker: _Worker, has_unsent: bool) -> None:
+        """Be told of room in a worker's socket only while something is to be sent."""
+        if has_unsent != worker.waits_for_room:
+            worker.waits_for_room = has_unsent
+            events = _READ_WRITE if has_unsent else selectors.EVENT_READ
+            self._loop.register(worker.socket, lambda: self._on_socket(worker), events=events)
 
     # -- zygote ---------------------------------------------------------------------------------
 
@@ -261,8 +268,7 @@ class Workers:
     # -- what workers say -----------------------------------------------------------------------
 
     def _on_socket(self, worker: _Worker) -> None:
-        if not worker.writer.flush():
-            self._loop.register(worker.socket, lambda: self._on_socket(worker))
+        self._watch(worker, worker.writer.flush())
         self._receive(worker)
         if worker.reader.is_over:
             # How it ended, the zygote will tell.
