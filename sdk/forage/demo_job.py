@@ -75,8 +75,47 @@ _DECISIONS = frozenset(
 
 T. J. McCabe, A Complexity Measure, IEEE Transactions on Software Engineering 2 (4), 1976.
 """
-_LEAVES = frozenset({ast.Name, ast.Constant, ast.alias, ast.Load, ast.Store, ast.Del, ast.Pass})
+_LEAVES = frozenset({ast.Name, ast.Constant, ast.Pass, type(None)})
 """Not looked into: nothing that counts can be in them, and they are most of a tree."""
+_OTHER_FIELDS = frozenset(
+    [
+        "asname",
+        "attr",
+        "conversion",
+        "ctx",
+        "id",
+        "is_async",
+        "kind",
+        "level",
+        "module",
+        "name",
+        "names",
+        "op",
+        "ops",
+        "rest",
+        "simple",
+        "tag",
+        "type_comment",
+        "type_ignores",
+    ]
+)
+"""Fields of nodes that hold no expression and no statement."""
+
+
+class _ChildFields(dict[type, tuple[str, ...]]):
+    """The fields to look into, by class of node; made when a class is first met."""
+
+    def __missing__(self, kind: type[ast.AST]) -> tuple[str, ...]:
+        found = self[kind] = tuple(
+            # What is no node, such as the True of a `case True`, has none.
+            name
+            for name in getattr(kind, "_fields", ())
+            if name not in _OTHER_FIELDS
+        )
+        return found
+
+
+_CHILD_FIELDS = _ChildFields()
 
 
 def library_folder() -> Path:
@@ -183,21 +222,23 @@ def _complexity(root: ast.AST, functions: list[ast.AST]) -> int:
     count = 1
     waiting = [root]
     while waiting:
-        for value in vars(waiting.pop()).values():
-            for node in value if type(value) is list else (value,):
-                kind = type(node)
-                if kind in _LEAVES or not isinstance(node, ast.AST):
+        node = waiting.pop()
+        for name in _CHILD_FIELDS[type(node)]:
+            value = getattr(node, name)
+            for child in value if type(value) is list else (value,):
+                kind = type(child)
+                if kind in _LEAVES:
                     continue
                 if kind in _FUNCTIONS:
-                    functions.append(node)
+                    functions.append(child)
                     continue
                 if kind in _DECISIONS:
                     count += 1
-                if isinstance(node, ast.BoolOp):
-                    count += len(node.values) - 1
-                elif isinstance(node, ast.comprehension):
-                    count += len(node.ifs)
-                waiting.append(node)
+                if kind is ast.BoolOp:
+                    count += len(child.values) - 1
+                elif kind is ast.comprehension:
+                    count += len(child.ifs)
+                waiting.append(child)
     return count
 
 

@@ -1,10 +1,12 @@
 """The demo's work: what it measures is right, and merging is the same in any order."""
 
+import ast
 import io
 import json
 import subprocess
 import sys
 import tokenize
+import warnings
 from pathlib import Path
 from random import Random
 
@@ -73,6 +75,56 @@ def test_tokens_are_counted_as_tokenize_does() -> None:
             continue
         tokens = tokenize.tokenize(io.BytesIO(source).readline)
         assert found["tokens"] == sum(token.type in COUNTED for token in tokens), path
+
+
+def paths_through(root: ast.AST) -> int:
+    """Cyclomatic complexity as its definition has it, without regard to speed."""
+    count = 1
+    for node in ast.walk(root):
+        if isinstance(node, ast.BoolOp):
+            count += len(node.values) - 1
+        elif isinstance(node, ast.comprehension):
+            count += 1 + len(node.ifs)
+        elif isinstance(node, DECISIONS):
+            count += 1
+    return count
+
+
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+DECISIONS = (
+    ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.Assert,
+    ast.match_case,
+)  # fmt: skip
+
+
+def test_complexity_is_counted_as_its_definition_has_it() -> None:
+    for path in [*chosen_files(FOLDER, 60), FOLDER / "test" / "test_patma.py"]:
+        if not path.exists():
+            continue
+        source = path.read_bytes()
+        found = analyse(path.name, source)
+        if found["unreadable"]:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(source)
+        functions = [node for node in ast.walk(tree) if isinstance(node, FUNCTIONS)]
+        assert found["functions"] == len(functions), path
+        # A function inside of another is in the other's count too, in this simple one.
+        expected = sum(
+            paths_through(function)
+            - sum(paths_through(inner) - 1 for inner in outermost_inside(function))
+            for function in functions
+        )
+        assert found["complexity"] == expected, path
+
+
+def outermost_inside(function: ast.AST) -> list[ast.AST]:
+    """The functions inside of one that are inside of no other there."""
+    found: list[ast.AST] = []
+    for child in ast.iter_child_nodes(function):
+        found += [child] if isinstance(child, FUNCTIONS) else outermost_inside(child)
+    return found
 
 
 @pytest.mark.parametrize(
