@@ -1,6 +1,7 @@
 """Listings as tables for people, and as JSON, lines or names for programs."""
 
 import json
+from typing import Any
 
 import click
 import pytest
@@ -9,16 +10,16 @@ from click.testing import CliRunner, Result
 from forage import Attempt, Explanation
 from forage.cli.decoding import command as decode_command
 from forage.cli.endings import Ending
-from forage.cli.output import duration, print_record, print_rows
+from forage.cli.output import Column, duration, print_record, print_rows
 from forage.cli.task_output import missing
 from forage.cli.tasks import timeline
 from forage.cli.watching import filter_of
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"name": "pi-1", "labels": {"room": "attic"}, "seen": 0.5},
     {"name": "a-longer-name", "labels": {}, "seen": None},
 ]
-COLUMNS = [
+COLUMNS: list[Column] = [
     ("name", lambda row: row["name"]),
     ("seen", lambda row: duration(row["seen"])),
     ("labels", lambda row: ",".join(row["labels"]) or "-"),

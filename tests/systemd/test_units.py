@@ -53,8 +53,8 @@ def broker() -> Iterator[str]:
         stderr=subprocess.DEVNULL,
         text=True,
     )
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         yield process.stdout.readline().split()[1]
     finally:
         process.terminate()

@@ -332,7 +332,7 @@ def one_line(content: Any) -> str:
 
 def _word(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{" + one_line(value) + "}"
+        return "{" + one_line(value) + "}" if value else "-"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_word(item) for item in value) + "]"
     if value is None:
