@@ -1,6 +1,7 @@
 """`LocalCluster`: a broker, a controller and devices as real processes of this machine."""
 
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -24,6 +25,7 @@ __all__ = ["ENGINES", "LocalCluster", "LocalDevice"]
 ENGINES = ("auto", "embedded", "mosquitto")
 DEVICES_MAX = 64
 CONTROLLER = "main"
+HOST = "127.0.0.1"
 
 # What a service manager said to us is not for our services, nor are the user's own settings of
 # forage: a cluster is the same on every machine.
@@ -208,18 +210,18 @@ class LocalCluster:
             LocalDevice(name, keeper, command=partial(self._device_command, name), **settings(name))
             for name in self._names
         ]
+        services = [self.controller, *self.devices]
+        watched = services
         if self._address is None:
             self.broker = LocalProcess(
                 "broker", keeper, command=self._broker_command, **settings("broker")
             )
-            self.broker.begin()
-            self.broker.wait_until_ready(deadline_s)
-            self._address = _address_of(self.broker.ready_line)
+            watched = [self.broker, *services]
+            self._begin_with_broker(self.broker, services, deadline_s)
+        assert self._address is not None
         # Costs more than the start of the processes, so it is loaded while they load theirs.
         from forage.watching import DeviceWatch
 
-        services = [self.controller, *self.devices]
-        watched = services if self.broker is None else [self.broker, *services]
         with DeviceWatch(
             self._address, self._topics, CONTROLLER, believes_retained=self.broker is not None
         ) as watch:
@@ -228,11 +230,32 @@ class LocalCluster:
                 if self.broker is None:
                     # Only then can what was retained before be told from what is said of ours.
                     watch.subscribe(deadline_s)
-                for service in services:
-                    service.begin()
+                    for service in services:
+                        service.begin()
                 watch.wait_for(self._names, watched, deadline_s)
             finally:
                 keeper.on_change = None
+
+    def _begin_with_broker(
+        self, broker: LocalProcess, services: Sequence[LocalProcess], deadline_s: float
+    ) -> None:
+        """Begin all at once, so that they load while the broker does; return when it is ready."""
+        with socket.socket() as reservation:
+            # Bound and not listening: nobody else gets this port, but the broker does.
+            reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                reservation.bind((HOST, self._port))
+            except OSError:
+                # Somebody else's. The broker finds the words; nobody shall connect to that one.
+                self._address = BrokerAddress(host=HOST, port=self._port)
+                broker.begin()
+                broker.wait_until_ready(deadline_s)
+            else:
+                self._address = BrokerAddress(host=HOST, port=reservation.getsockname()[1])
+                broker.begin()
+            for service in services:
+                service.begin()
+            broker.wait_until_ready(deadline_s)
 
     def _stop(self, services: Sequence[LocalProcess]) -> None:
         """Ask all of them, then wait for all of them."""
@@ -255,9 +278,9 @@ class LocalCluster:
         return {**inherited, **own, **self._given_env}
 
     def _broker_command(self) -> list[str]:
-        # After a restart it is where its clients look for it.
-        port = self._port if self._address is None else self._address.port
-        return _python("forage_broker", "--engine", self._engine, "--port", str(port))
+        assert self._address is not None
+        port = str(self._address.port)
+        return _python("forage_broker", "--engine", self._engine, "--host", HOST, "--port", port)
 
     def _service_command(self, module: str, name: str, *flags: str) -> list[str]:
         # The state lies in the working directory of each.
@@ -297,8 +320,3 @@ def _device_names(devices: int | Sequence[str]) -> list[str]:
     if len(names) > DEVICES_MAX:
         raise ValueError(f"A local cluster has at most {DEVICES_MAX} devices, not {len(names)}.")
     return names
-
-
-def _address_of(ready_line: str) -> BrokerAddress:
-    """`ready mqtt://127.0.0.1:1883 engine=mosquitto` → the address."""
-    return parse_broker_address(ready_line.split()[1])
