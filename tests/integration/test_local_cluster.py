@@ -29,14 +29,19 @@ pids = [cluster.broker.pid, cluster.controller.pid, cluster.devices[0].pid]
 if "fork" in sys.argv and os.fork() == 0:
     time.sleep(600)  # A child that inherits all that its parent has open.
 print(json.dumps({"pids": pids, "folder": str(cluster.controller.log.parent)}), flush=True)
-if "leave" not in sys.argv:
+if "leave" in sys.argv:
+    sys.stdin.readline()
+else:
     time.sleep(600)
 """
 
 
 def run_parent(*flags: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-c", PARENT, *flags], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PARENT, *flags],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -85,7 +90,8 @@ def test_nothing_outlives_a_killed_parent(flags: tuple[str, ...]) -> None:
 def test_nothing_is_left_when_nobody_closes_it() -> None:
     with run_parent("leave") as parent:
         pids, folder = told_by(parent)
-        assert parent.wait(timeout=30) == 0
+        parent.communicate("leave now\n", timeout=30)
+        assert parent.returncode == 0
         until_gone(pids)
         until(lambda: not folder.exists(), f"the end of {folder}")
 

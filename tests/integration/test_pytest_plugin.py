@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-HEAVY = ("paho", "cbor2", "cloudpickle", "psutil", "forage.cluster", "forage.client", "forage_wire")
+HEAVY = ("paho", "cbor2", "cloudpickle", "psutil", "forage.cluster", "forage.client", "asyncio")
 
 CONFTEST = f"""
 import sys
