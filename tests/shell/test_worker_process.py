@@ -506,6 +506,28 @@ def test_death_of_the_zygote_is_told_and_the_next_worker_gets_a_new_one(
     assert bench.run(ping).value == "pong"
 
 
+def test_worker_that_cannot_be_started_is_told_as_ended() -> None:
+    harness = WorkerHarness({**os.environ, "TMPDIR": "/proc/no/such/folder"})
+    try:
+        harness.workers.carry_out(StartWorker(slot=0))
+        assert harness.next_exit().slot == 0
+        assert harness.workers.zygote_pid == 0
+    finally:
+        harness.close()
+
+
+def test_folder_that_was_cleaned_away_is_made_again(bench: WorkerHarness) -> None:
+    def folder() -> str:
+        return os.getcwd()
+
+    import shutil
+
+    bench.start(0)
+    shutil.rmtree(os.path.dirname(bench.run(folder).value))
+    bench.start(1)
+    assert os.path.isdir(bench.run(folder, slot=1).value)
+
+
 def test_close_leaves_no_process_and_no_folder() -> None:
     def folder() -> str:
         return os.getcwd()

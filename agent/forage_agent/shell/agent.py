@@ -35,7 +35,7 @@ from forage_agent.shell.host import (
     cores,
     memory_bytes,
     network_class,
-    network_towards,
+    network_of,
     os_name,
     python_minor,
 )
@@ -325,8 +325,7 @@ class Agent:
 
     def _look_at_network(self) -> None:
         """How we reach the broker, now that we do."""
-        broker = self._config.broker
-        network = network_towards(broker.host, broker.port)
+        network = network_of(self._connection.own_address)
         if self._config.network != "auto":
             network = replace(network_class(self._config.network), address=network.address)
         found = replace(

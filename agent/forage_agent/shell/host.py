@@ -24,7 +24,7 @@ __all__ = [
     "cores",
     "memory_bytes",
     "network_class",
-    "network_towards",
+    "network_of",
     "os_name",
     "python_minor",
 ]
@@ -192,34 +192,25 @@ def network_class(text: str) -> Network:
     )
 
 
-def network_towards(host: str, port: int) -> Network:
-    """The network that leads to a host, as the kernel routes there now. May look the name up."""
-    try:
-        family, kind, protocol, _name, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_DGRAM
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            # Nothing is sent: connecting a datagram socket only asks for the route.
-            probe.connect(address)
-            own = str(probe.getsockname()[0])
-            interface = _interface_of(probe, own)
-    except (OSError, UnicodeError, IndexError):
-        return Network()
-    if own.startswith("127.") or own == "::1" or interface == "lo":
-        return Network(address=own, name="local")
-    name = _class_of(interface)
-    return Network(address=own, name=name, bytes_s=NETWORK_CLASSES.get(name, 0))
+def network_of(address: str) -> Network:
+    """The network on which this machine has an address."""
+    if address.startswith("127.") or address == "::1":
+        return Network(address=address, name="local")
+    name = _class_of(_interface_of(address.removeprefix("::ffff:")))
+    return Network(address=address, name=name, bytes_s=NETWORK_CLASSES.get(name, 0))
 
 
-def _interface_of(probe: socket.socket, address: str) -> str:
+def _interface_of(address: str) -> str:
     """The interface that has an IPv4 address; empty: not known."""
-    for _index, name in socket.if_nameindex():
-        try:
-            answer = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-        except OSError:
-            continue
-        if socket.inet_ntoa(answer[20:24]) == address:
-            return name
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _index, name in socket.if_nameindex():
+            asked = struct.pack("256s", name.encode()[:15])
+            try:
+                answer = fcntl.ioctl(probe, _SIOCGIFADDR, asked)
+            except OSError:
+                continue  # It has no IPv4 address.
+            if socket.inet_ntoa(answer[20:24]) == address:
+                return name
     return ""
 
 

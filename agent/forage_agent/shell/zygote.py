@@ -8,6 +8,7 @@ The agent asks it through a socket, and is told of every end (module `frames` sa
 When the agent's end closes, for whatever reason, the zygote kills all and ends.
 """
 
+import fcntl
 import gc
 import os
 import select
@@ -37,6 +38,8 @@ __all__ = ["Zygote", "main"]
 
 _MESSAGE_BYTES_MAX = 4_096
 _DESCRIPTORS_MAX = 1 << 20
+_NOT_STARTED_STATUS = 71 << 8
+"""As if a process had ended with exit code 71."""
 _SWEEP_AGAIN_S = 0.02
 _SWEEP_S_MAX = 2.0
 """What does not die within this time (it hangs in the kernel) is not waited for."""
@@ -59,6 +62,9 @@ class Zygote:
         self._dead: dict[int, _Worker] = {}
         self._pids: dict[int, int] = {}
         self._root = _make_folder(os.environ.get("TMPDIR") or "/tmp", "forage-agent-")
+        # Those who clean up old files leave a locked folder alone.
+        self._lock = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
         self._wake_read, self._wake_write = os.pipe()
         for end in (self._wake_read, self._wake_write):
             os.set_blocking(end, False)
@@ -101,16 +107,24 @@ class Zygote:
         return True
 
     def _start(self, slot: int, descriptors: list[int]) -> None:
-        folder = _make_folder(self._root, f"worker-{slot}-")
         zygote_pid = os.getpid()
-        pid = os.fork()
+        try:
+            folder = _make_folder(self._root, f"worker-{slot}-")
+            pid = os.fork()
+        except OSError as error:
+            # No room for a folder or another process: the agent tries again, ever more slowly.
+            sys.stderr.write(f"forage agent: no worker process could be started: {error}\n")
+            for descriptor in descriptors:
+                os.close(descriptor)
+            self._agent.send(cbor2.dumps([ZYGOTE_EXITED, slot, 0, _NOT_STARTED_STATUS]))
+            return
         if pid == 0:
             # From here on this is the worker: it must never return into the zygote's loop.
             try:
                 signal.set_wakeup_fd(-1)
                 self._agent.close()
-                os.close(self._wake_read)
-                os.close(self._wake_write)
+                for descriptor in (self._wake_read, self._wake_write, self._lock):
+                    os.close(descriptor)
                 run_worker(zygote_pid, folder, *descriptors)
             except BaseException:
                 sys.excepthook(*sys.exc_info())
@@ -178,7 +192,7 @@ class Zygote:
 def _make_folder(parent: str, prefix: str) -> str:
     """A new folder for this user alone; `tempfile` would cost every worker a megabyte."""
     path = os.path.join(parent, prefix + os.urandom(6).hex())
-    os.mkdir(path, 0o700)
+    os.makedirs(path, 0o700)
     return path
 
 

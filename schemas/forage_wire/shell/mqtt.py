@@ -196,6 +196,11 @@ class MqttConnection:
         return self._connected
 
     @property
+    def own_address(self) -> str:
+        """This machine's own address on the way to the broker; empty while not connected."""
+        return self._wire.own_address if self._wire is not None else ""
+
+    @property
     def unsent_bytes(self) -> int:
         """Bytes published or corked that the kernel has not taken."""
         return self._wire.unsent_bytes if self._wire is not None else 0

@@ -70,6 +70,14 @@ class BufferedSocket:
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    @property
+    def own_address(self) -> str:
+        """The address of this end; empty where there is none (any more)."""
+        try:
+            return str(self._socket.getsockname()[0])
+        except OSError:
+            return ""
+
     def setblocking(self, flag: bool) -> None:
         """It never blocks, whatever the library asks for."""
 
