@@ -73,24 +73,28 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) or 1
 
 
-def memory_bytes() -> int:
-    """The machine's memory, or this service's share of it where it has one; 0: not known."""
+def memory_bytes(root: str = "") -> int:
+    """The machine's memory, or this service's share of it where it has one; 0: not known.
+
+    Args:
+        root: Where /proc and /sys are, if not at the top.
+    """
     found = [
         limit
         for limit in (
-            _read_int("/sys/fs/cgroup/memory.max"),
-            _read_int("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-            _memory().get("MemTotal"),
+            _read_int(f"{root}/sys/fs/cgroup/memory.max"),
+            _read_int(f"{root}/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+            _memory(root).get("MemTotal"),
         )
         if limit
     ]
     return min(found, default=0)
 
 
-def _memory() -> dict[str, int]:
+def _memory(root: str) -> dict[str, int]:
     """/proc/meminfo in bytes."""
     found: dict[str, int] = {}
-    for line in _read("/proc/meminfo").splitlines():
+    for line in _read(f"{root}/proc/meminfo").splitlines():
         name, _, rest = line.partition(":")
         words = rest.split()
         if words and words[0].isdigit():
@@ -98,9 +102,9 @@ def _memory() -> dict[str, int]:
     return found
 
 
-def os_name() -> str:
+def os_name(root: str = "") -> str:
     """The distribution by its full name, else the kernel's."""
-    for line in _read("/etc/os-release").splitlines():
+    for line in _read(f"{root}/etc/os-release").splitlines():
         if line.startswith("PRETTY_NAME="):
             return line.partition("=")[2].strip('"')[:64]
     return os.uname().sysname
@@ -231,22 +235,27 @@ def _class_of(interface: str) -> str:
 
 
 class HostReader:
-    """Readings of the machine; finds once where they stand."""
+    """Readings of the machine; finds once where they stand.
 
-    def __init__(self) -> None:
-        self._thermal = _thermal_path()
-        self._battery = _battery_path()
-        throttled = "/sys/devices/platform/soc/soc:firmware/get_throttled"
+    Args:
+        root: Where /proc and /sys are, if not at the top.
+    """
+
+    def __init__(self, root: str = "") -> None:
+        self._root = root
+        self._thermal = _thermal_path(root)
+        self._battery = _battery_path(root)
+        throttled = f"{root}/sys/devices/platform/soc/soc:firmware/get_throttled"
         self._throttled = throttled if os.path.exists(throttled) else ""
-        self._busy, self._total = _cpu_ticks()
+        self._busy, self._total = _cpu_ticks(root)
 
     def read(self) -> LoadMeasured:
         """How the machine is doing; the processor's share is of the time since the last call."""
-        busy, total = _cpu_ticks()
+        busy, total = _cpu_ticks(self._root)
         passed = total - self._total
         cpu_percent = 100 * (busy - self._busy) / passed if passed > 0 else 0.0
         self._busy, self._total = busy, total
-        memory = _memory()
+        memory = _memory(self._root)
         whole = memory.get("MemTotal", 0)
         used = whole - memory.get("MemAvailable", whole)
         temperature = _read_int(self._thermal) if self._thermal else None
@@ -270,18 +279,18 @@ def _is_hex(text: str) -> bool:
     return True
 
 
-def _cpu_ticks() -> tuple[int, int]:
+def _cpu_ticks(root: str) -> tuple[int, int]:
     """(busy, all) ticks of all cores since boot."""
-    fields = [int(word) for word in _read("/proc/stat").partition("\n")[0].split()[1:9]]
+    fields = [int(word) for word in _read(f"{root}/proc/stat").partition("\n")[0].split()[1:9]]
     if len(fields) < 5:
         return 0, 0
     total = sum(fields)
     return total - fields[3] - fields[4], total
 
 
-def _thermal_path() -> str:
+def _thermal_path(root: str) -> str:
     """The processor's thermal zone, or the first one."""
-    zones = sorted(glob.glob("/sys/class/thermal/thermal_zone*"))
+    zones = sorted(glob.glob(f"{root}/sys/class/thermal/thermal_zone*"))
     preferred = [
         zone for zone in zones if any(word in _read(f"{zone}/type") for word in ("cpu", "x86_pkg"))
     ]
@@ -289,8 +298,8 @@ def _thermal_path() -> str:
     return f"{found[0]}/temp" if found else ""
 
 
-def _battery_path() -> str:
-    for supply in sorted(glob.glob("/sys/class/power_supply/*")):
+def _battery_path(root: str) -> str:
+    for supply in sorted(glob.glob(f"{root}/sys/class/power_supply/*")):
         if _read(f"{supply}/type") == "Battery" and os.path.exists(f"{supply}/capacity"):
             return f"{supply}/capacity"
     return ""
