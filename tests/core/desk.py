@@ -3,6 +3,7 @@
 Real links and real bytes; the broker between is a list, the store commits when told to.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +46,8 @@ from forage_wire.messages import (
 from forage_wire.topics import Topics
 
 TOPICS = Topics()
-CODE = b"\x07" * 32
+CODE = hashlib.sha256(b"code").digest()
+"""Of the one function that all tasks call."""
 KEY = b"k" * 16
 START = "c" * 16
 
@@ -65,6 +67,8 @@ class FakeDevice:
     python: str = "3.11"
     broker: str = "mqtt://127.0.0.1:1883"
     labels: dict[str, str] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
+    """Other capabilities."""
     answers: bool = True
 
     @property
@@ -74,15 +78,19 @@ class FakeDevice:
     def join(self) -> None:
         presence = DevicePresence(state="online", session=self.session)
         self.desk.publish(TOPICS.device_presence(self.name), encode_json(presence))
+        self.say_capabilities()
+        self.desk.run()
+
+    def say_capabilities(self) -> None:
         capabilities = DeviceCapabilities(
             session=self.session,
             slots=self.slots,
             python=self.python,
             broker=self.broker,
             labels=self.labels,
+            **self.more,
         )
         self.desk.publish(TOPICS.device_capabilities(self.name), encode_json(capabilities))
-        self.desk.run()
 
     def say(self, state: str) -> None:
         presence = DevicePresence(state=state, session=self.session)
@@ -111,6 +119,7 @@ class FakeDevice:
             if isinstance(ready, Assign):
                 self.assignments.extend(ready.assignments)
             if isinstance(ready, Report) and self.answers:
+                self.say_capabilities()
                 self.inventory()
 
     def inventory(self, *rows: tuple[int, str, int, int, str]) -> None:

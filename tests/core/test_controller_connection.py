@@ -185,4 +185,3 @@ def test_what_comes_while_starting_is_kept_within_bounds() -> None:
     desk.advance(200)
     assert len(desk.core.ledger.tasks) == 1
     assert not desk.core.effects.dropped
-

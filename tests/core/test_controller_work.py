@@ -2,7 +2,7 @@
 
 import cbor2
 
-from core.desk import TOPICS, Desk
+from core.desk import CODE, TOPICS, Desk
 from forage_controller.core.operations import SaveOutcomes, SavePage, SaveReleased
 from forage_wire.messages import (
     Acknowledge,
@@ -88,7 +88,7 @@ def test_a_page_sent_twice_is_one_page() -> None:
     pi = desk.device("pi1")
     client = desk.client()
     page = client.page(1)
-    client.send(Code(hash=b"\x07" * 32, form="source", data=b"code"))
+    client.send(Code(hash=CODE, form="source", data=b"code"))
     client.send(Submit(pages=(page,)))
     desk.run()
     client.send(Submit(pages=(page,)))
@@ -229,7 +229,7 @@ def test_pickled_code_goes_only_to_devices_of_its_python() -> None:
     new = desk.device("new", python="3.13")
     client = desk.client()
     task = client.next_task()
-    client.send(Code(hash=b"\x07" * 32, form="pickle", data=b"code"))
+    client.send(Code(hash=CODE, form="pickle", data=b"code"))
     client.send(Submit(pages=(client.page(4, task=task, form="pickle"),)))
     desk.run()
     assert len(old.assignments) == 4

@@ -13,6 +13,7 @@ from random import Random
 from forage_controller.core.operations import (
     ClosedAssignment,
     CodeLoaded,
+    ForgetCode,
     LoadCode,
     LoadOutcomes,
     LoadPage,
@@ -84,6 +85,8 @@ class StoredState:
                 self.epoch = operation.epoch
             case SaveCode():
                 self.codes.setdefault(operation.hash, (operation.form, operation.data))
+            case ForgetCode():
+                self.codes.pop(operation.hash, None)
             case SavePage():
                 self._apply_page(operation)
             case SaveAssignment():

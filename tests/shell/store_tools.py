@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from forage_controller.core.operations import (
     ClosedAssignment,
+    ForgetCode,
     Operation,
     RecoveredState,
     Save,
@@ -198,6 +199,8 @@ class Model:
                 self.epoch = operation.epoch
             case SaveCode():
                 self.codes.setdefault(operation.hash, operation)
+            case ForgetCode():
+                self.codes.pop(operation.hash, None)
             case SavePage():
                 if operation.task not in self.released:
                     task = self.tasks.setdefault(operation.task, ModelTask(operation))

@@ -1,6 +1,8 @@
 """The open assignments: numbered, sent, reported, trimmed, closed; each on its device's account."""
 
-from forage_controller.core.backlog import Backlog, Pending
+from collections.abc import Iterable
+
+from forage_controller.core.backlog import Backlog, Pending, by_counters
 from forage_controller.core.config import CoreConfig
 from forage_controller.core.effects import Effects
 from forage_controller.core.operations import (
@@ -8,9 +10,9 @@ from forage_controller.core.operations import (
     SaveAssignment,
     TrimAssignment,
 )
-from forage_controller.core.state import Attempt, Device, Open
-from forage_wire.limits import ENVELOPE_BYTES
-from forage_wire.messages import Assign, Assignment, Trim
+from forage_controller.core.state import Attempt, Device, Open, Task
+from forage_wire.limits import ENVELOPE_BYTES, RANGES_MAX
+from forage_wire.messages import Assign, Assignment, CancelAssigned, Trim
 from forage_wire.ranges import RangeSet
 from forage_wire.tags import slice_tag
 
@@ -47,6 +49,11 @@ class Assignments:
         self.touched: dict[str, Device] = {}
         """Devices whose room may have changed since the dispatcher looked."""
 
+    @property
+    def next_number(self) -> int:
+        """The number of the next assignment: nobody can have it, or a higher one, from us."""
+        return (self.epoch << _EPOCH_SHIFT) + self._counter + 1
+
     # -- making -----------------------------------------------------------------------------
 
     def assign(
@@ -57,7 +64,7 @@ class Assignments:
         Where a task must not run before its assignment is saved, it goes out after the commit.
         """
         self._counter += 1
-        queue = self._backlog.queue_of(pending.page.header)
+        queue = self._backlog.queue_of(pending.page)
         opened = Open(
             number=(self.epoch << _EPOCH_SHIFT) + self._counter,
             task=pending.task,
@@ -86,7 +93,7 @@ class Assignments:
     def register(self, opened: Open, now_ms: int) -> None:
         """Put an assignment on its device's and task's account (new, adopted or recovered)."""
         task, device = opened.task, opened.device
-        queue = self._backlog.queue_of(opened.page.header)
+        queue = self._backlog.queue_of(opened.page)
         opened.left = opened.end - opened.low
         opened.assigned_ms = now_ms
         mean = opened.measure.mean_us
@@ -104,6 +111,7 @@ class Assignments:
             task.attempts.popleft()
         task.assigned += 1
         task.open[opened.number] = opened
+        opened.page.open[opened.number] = opened
         self.open[opened.number] = opened
         if not device.assignments:
             device.busy_since_ms = now_ms
@@ -111,13 +119,27 @@ class Assignments:
         device.assignments[opened.number] = opened
         device.work_us += opened.work_us
         device.work_bytes += opened.bytes
-        queue.open += 1
+        self._backlog.opened(queue, 1)
         self.touched[device.name] = device
 
     def adopt(self, opened: Open, now_ms: int) -> None:
         """Take as open, and save, an assignment that its device reports and we did not know."""
+        opened.sent = True
         self.register(opened, now_ms)
         self._save(opened)
+        self.settled_before(opened, now_ms)
+
+    def settled_before(self, opened: Open, now_ms: int) -> None:
+        """Leave out, of an assignment made long ago, what will not be reported again."""
+        task = opened.task
+        for low, high in task.settled.common(opened.low, opened.end):
+            opened.left -= opened.reported.add(low, high)
+        # An error that was not final has moved the call's counters beyond the assignment's.
+        for index, counters in list(task.counters.items()):
+            if opened.low <= index < opened.end and counters != opened.counters:
+                opened.left -= opened.reported.add(index, index + 1)
+        if opened.left <= 0:
+            self.close(opened, "done", now_ms)
 
     def _save(self, opened: Open) -> None:
         tries, deaths, losses = opened.counters
@@ -232,23 +254,66 @@ class Assignments:
         """What of [low, high) still has to be run, as it would wait."""
         done = RangeSet(opened.task.done.common(low, high))
         done.update(opened.reported.common(low, high))
-        return [
-            Pending(
-                task=opened.task,
-                page=opened.page,
-                low=gap_low,
-                high=gap_high,
-                counters=opened.counters,
+        pieces: list[Pending] = []
+        for gap_low, gap_high in done.missing(low, high):
+            pieces += by_counters(
+                opened.task,
+                opened.page,
+                gap_low,
+                gap_high,
+                opened.counters,
+                announce=opened.announce,
             )
-            for gap_low, gap_high in done.missing(low, high)
-        ]
+        return pieces
+
+    def call_off(
+        self,
+        task: Task,
+        ranges: Iterable[tuple[int, int]],
+        *,
+        force: bool = False,
+        but: int = 0,
+    ) -> None:
+        """Tell devices to skip calls that they have not reported (`force`: to kill them too).
+
+        Args:
+            task: Whose calls.
+            ranges: Which, in order.
+            force: Whether those that run are killed.
+            but: An assignment that is left alone.
+        """
+        found: dict[int, tuple[Open, RangeSet]] = {}
+        for low, high in ranges:
+            for page in task.pages_of(low, high):
+                for opened in page.open.values():
+                    start, end = max(low, opened.low), min(high, opened.end)
+                    if start < end and opened.number != but:
+                        row = found.setdefault(opened.number, (opened, RangeSet()))
+                        row[1].update(opened.reported.missing(start, end))
+        for opened, calls in found.values():
+            told = opened.killed if force else opened.called_off
+            for low, high in told:
+                calls.remove(low, high)
+            told.update(calls)
+            _call_off(opened, calls, force=force)
+
+    def remind(self, opened: Open) -> None:
+        """A device has (again) what it holds of an assignment: tell it again what to skip."""
+        for low, high in opened.task.done.common(opened.low, opened.end):
+            opened.called_off.update(opened.reported.missing(low, high))
+        for calls, force in ((opened.called_off, False), (opened.killed, True)):
+            left = calls.copy()
+            for low, high in opened.reported:
+                left.remove(low, high)
+            _call_off(opened, left, force=force)
 
     def close(self, opened: Open, how: str, now_ms: int) -> None:
         """An assignment is over."""
         if self.open.pop(opened.number, None) is None:
             return
         device, task = opened.device, opened.task
-        task.open.pop(opened.number, None)
+        del task.open[opened.number]
+        del opened.page.open[opened.number]
         device.assignments.pop(opened.number, None)
         device.work_us -= opened.work_us
         device.work_bytes -= opened.bytes
@@ -259,9 +324,7 @@ class Assignments:
         if opened.attempt is not None:
             opened.attempt.how = how
             opened.attempt.ended_ms = now_ms
-        queue = self._backlog.queue_of(opened.page.header)
-        queue.open -= 1
-        self._backlog.rest(queue)
+        self._backlog.opened(self._backlog.queue_of(opened.page), -1)
         self.touched[device.name] = device
         self._effects.save(ClosedAssignment(assignment=opened.number))
 
@@ -270,10 +333,27 @@ def _send(device: Device, batch: list[tuple[Open, Assignment]]) -> None:
     assert device.link is not None
     for opened, _wire_form in batch:
         opened.link = device.link
+        opened.sent = True
     device.link.send(
         Assign(assignments=tuple([wire for _opened, wire in batch])),
-        tokens=tuple([opened.number for opened, _wire in batch]),
+        tokens=tuple([opened.number for opened, _wire_form in batch]),
     )
+    for opened, _wire_form in batch:
+        # Cancelled before it left.
+        _call_off(opened, opened.called_off, force=False)
+
+
+def _call_off(opened: Open, calls: RangeSet, *, force: bool) -> None:
+    link = opened.device.link
+    if not calls or not opened.sent or link is None:
+        return
+    frozen = calls.freeze()
+    for at in range(0, len(frozen), RANGES_MAX):
+        link.send(
+            CancelAssigned(
+                assignment=opened.number, ranges=frozen[at : at + RANGES_MAX], force=force
+            )
+        )
 
 
 def _wire(opened: Open, calls: bytes, beat_ms: int) -> Assignment:

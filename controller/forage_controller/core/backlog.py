@@ -2,7 +2,14 @@
 
 Only calls that are equal in all that decides where and how they run share a queue, so a slice
 is cut with the whole backlog of its function in view, whatever task or page it belongs to.
-Queues for which no device is eligible at all are kept aside until the fleet changes.
+
+Queues that need the same of a device form a group, since the same devices may run them: nobody
+has to look at a thousand queues to see that none of them has a device with room. Within a group
+clients take turns, and each client's queues do. A group for which no device is eligible starves;
+a queue whose code or page is not here is parked until that has come.
+
+    queue:  waiting its turn ⇄ parked (code or page is being fetched)
+    group:  served ⇄ starving (no eligible device)
 """
 
 from collections import deque
@@ -12,12 +19,23 @@ from typing import Any
 from forage_controller.core.state import Counters, Measure, Page, Task
 from forage_wire.messages import Header
 
-__all__ = ["Backlog", "CallQueue", "Pending", "queue_key", "requirement_key"]
+__all__ = ["Backlog", "CallQueue", "Group", "Pending", "Requirement", "by_counters", "queue_key"]
+
+Requirement = tuple[Any, ...]
+"""What calls need of a device: equal ones are eligible on the same devices."""
+
+_CLIENTS_MAX = 16_384
+"""Clients whose last turn is remembered."""
+_MEASURES_MAX = 16_384
+"""Functions whose run times are remembered; the one not asked for longest is forgotten."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Pending:
-    """Calls [low, high) of one page, with equal counters, that wait."""
+    """Calls [low, high) of one page, with equal counters, that wait.
+
+    Those that ended meanwhile are left out when they come up.
+    """
 
     task: Task
     page: Page
@@ -26,6 +44,8 @@ class Pending:
     counters: Counters = (0, 0, 0)
     announce: bool = False
     """They may have been running on a device that was lost: one at a time, announced."""
+    since_ms: int = 0
+    """Since when they wait."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -33,19 +53,38 @@ class CallQueue:
     """The waiting calls of one function of one client, with equal options."""
 
     key: tuple[Any, ...]
-    requirement: tuple[Any, ...]
+    requirement: Requirement
     client: tuple[str, str]
     header: Header
     measure: Measure
     pending: deque[Pending] = field(default_factory=deque)
+    """In order; what was taken back from within is left here empty."""
+    empty: int = 0
+    """How many of `pending` are."""
     waiting: int = 0
-    """Calls in `pending` (those settled meanwhile included, until they come up)."""
+    """Calls in `pending` (those that ended meanwhile included, until they come up)."""
     open: int = 0
     """Assignments out now."""
-    starved_since_ms: int | None = None
-    """Since when no eligible device is alive."""
-    blocked_on_code: bool = False
-    """Its code is being fetched."""
+    parked_for: object = None
+    """What is being fetched for its first calls; None: nothing."""
+    starve_check_ms: int | None = None
+    """When somebody looks whether its calls have waited too long for a device."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Group:
+    """The queues that need the same of a device."""
+
+    header: Header
+    """Of any of them."""
+    clients: dict[tuple[str, str], dict[tuple[Any, ...], CallQueue]] = field(default_factory=dict)
+    """Those that wait their turn; the first of each is next."""
+    unserved: dict[tuple[Any, ...], CallQueue] = field(default_factory=dict)
+    """Of those, what has nothing running."""
+    served: int = 0
+    """When it last had its turn."""
+    queues: dict[tuple[Any, ...], CallQueue] = field(default_factory=dict)
+    """All with calls waiting, parked ones too."""
 
 
 def queue_key(header: Header) -> tuple[Any, ...]:
@@ -63,7 +102,7 @@ def queue_key(header: Header) -> tuple[Any, ...]:
     )
 
 
-def requirement_key(header: Header) -> tuple[Any, ...]:
+def _requirement(header: Header) -> Requirement:
     """What decides which devices are eligible."""
     return (
         header.form,
@@ -72,182 +111,368 @@ def requirement_key(header: Header) -> tuple[Any, ...]:
         header.function if header.form == "named" else None,
         header.options.requires,
         header.options.devices,
+        header.options.at_most_once,
     )
 
 
 class Backlog:
     """All queues; says whose turn it is."""
 
-    __slots__ = ("_all", "_measures", "_turns", "starved", "waiting")
+    __slots__ = (
+        "_all",
+        "_measures",
+        "_parked",
+        "_priorities",
+        "_served",
+        "_turns",
+        "fresh",
+        "groups",
+        "starving",
+        "starving_news",
+        "waiting",
+    )
 
     def __init__(self) -> None:
         self._all: dict[tuple[Any, ...], CallQueue] = {}
-        # priority -> client -> key -> queue; the first of each is next.
-        self._turns: dict[int, dict[tuple[str, str], dict[tuple[Any, ...], CallQueue]]] = {}
         self._measures: dict[bytes | tuple[str, str], Measure] = {}
-        self.starved: dict[tuple[Any, ...], CallQueue] = {}
-        """Queues for which no eligible device is alive."""
+        self._parked: dict[object, dict[tuple[Any, ...], CallQueue]] = {}
+        self._priorities: list[int] = []
+        self._served: dict[tuple[str, str], int] = {}
+        self._turns = 0
+        self.groups: dict[int, dict[Requirement, Group]] = {}
+        """Priority -> requirement -> its queues."""
+        self.fresh: dict[Requirement, Header] = {}
+        """Requirements that calls came with since somebody looked."""
+        self.starving: dict[Requirement, int] = {}
+        """Requirements that no device meets, and since when."""
+        self.starving_news: list[CallQueue] = []
+        """Queues of those that got calls since somebody looked, or began to starve."""
         self.waiting = 0
         """Calls in all queues."""
 
-    def queue_of(self, header: Header) -> CallQueue:
-        """The queue for calls with this header, made if it is not there."""
-        key = queue_key(header)
-        queue = self._all.get(key)
+    # -- queues -----------------------------------------------------------------------------
+
+    def queue_of(self, page: Page) -> CallQueue:
+        """The queue for a page's calls, made if it is not there."""
+        queue = self._all.get(page.queue_key)
         if queue is None:
+            header = page.header
             queue = CallQueue(
-                key=key,
-                requirement=requirement_key(header),
+                key=page.queue_key,
+                requirement=_requirement(header),
                 client=(header.user, header.client),
                 header=header,
                 measure=self.measure_of(header.function),
             )
-            self._all[key] = queue
+            self._all[queue.key] = queue
         return queue
 
     def measure_of(self, function: bytes | tuple[str, str]) -> Measure:
-        """What is known of a function's run time, of whichever client; the 16,384 latest."""
+        """What is known of a function's run time, of whichever client."""
         measure = self._measures.pop(function, None) or Measure()
         self._measures[function] = measure
-        if len(self._measures) > 16_384:
+        if len(self._measures) > _MEASURES_MAX:
             del self._measures[next(iter(self._measures))]
         return measure
 
-    def add(self, pending: Pending, *, front: bool = False) -> None:
+    def __len__(self) -> int:
+        """The number of queues."""
+        return len(self._all)
+
+    def is_parked(self, page: Page) -> bool:
+        """Whether a page's calls wait for their code or for the page itself."""
+        queue = self._all.get(page.queue_key)
+        return queue is not None and queue.parked_for is not None
+
+    def opened(self, queue: CallQueue, assignments: int) -> None:
+        """Assignments of a queue went out, or (below 0) ended."""
+        queue.open += assignments
+        if queue.pending or queue.open == 0:
+            self._arrange(queue)
+
+    def _arrange(self, queue: CallQueue) -> None:
+        """Put a queue where its state says it belongs; forget it with nothing waiting or out."""
+        priority = queue.header.options.priority
+        requirements = self.groups.get(priority)
+        group = None if requirements is None else requirements.get(queue.requirement)
+        if queue.waiting == 0 and queue.pending:
+            queue.pending.clear()
+            queue.empty = 0
+        if not queue.pending:
+            if group is not None:
+                self._leave(queue, group)
+                group.queues.pop(queue.key, None)
+                if not group.queues:
+                    self._drop_group(priority, queue.requirement)
+            if queue.parked_for is not None:
+                self._forget_parked(queue)
+            if queue.open == 0:
+                del self._all[queue.key]
+            return
+        if group is None:
+            group = self._make_group(priority, queue)
+        group.queues[queue.key] = queue
+        if queue.parked_for is not None:
+            self._leave(queue, group)
+            return
+        group.clients.setdefault(queue.client, {}).setdefault(queue.key, queue)
+        if queue.open == 0:
+            group.unserved[queue.key] = queue
+        else:
+            group.unserved.pop(queue.key, None)
+
+    def _leave(self, queue: CallQueue, group: Group) -> None:
+        queues = group.clients.get(queue.client)
+        if queues is not None:
+            queues.pop(queue.key, None)
+            if not queues:
+                del group.clients[queue.client]
+        group.unserved.pop(queue.key, None)
+
+    def _make_group(self, priority: int, queue: CallQueue) -> Group:
+        if priority not in self.groups:
+            self.groups[priority] = {}
+            self._priorities = sorted(self.groups, reverse=True)
+        group = self.groups[priority][queue.requirement] = Group(header=queue.header)
+        self.fresh[queue.requirement] = queue.header
+        return group
+
+    def _drop_group(self, priority: int, requirement: Requirement) -> None:
+        requirements = self.groups[priority]
+        del requirements[requirement]
+        if not requirements:
+            del self.groups[priority]
+            self._priorities = sorted(self.groups, reverse=True)
+        if not any(requirement in others for others in self.groups.values()):
+            self.starving.pop(requirement, None)
+            self.fresh.pop(requirement, None)
+
+    # -- calls ------------------------------------------------------------------------------
+
+    def add(self, pending: Pending, now_ms: int, *, front: bool = False) -> None:
         """Let calls wait, at the end or (lost work) at the front."""
         if pending.low >= pending.high:
             return
-        queue = self.queue_of(pending.page.header)
+        pending.since_ms = now_ms
+        queue = self.queue_of(pending.page)
         if front:
             queue.pending.appendleft(pending)
         else:
             queue.pending.append(pending)
-        self._count(queue, pending.high - pending.low)
-        if queue.starved_since_ms is None:
-            self._turn(queue)
+        pending.page.pending[pending] = None
+        self._count(queue, pending, pending.high - pending.low)
+        self._arrange(queue)
+        if queue.requirement in self.starving and queue.starve_check_ms is None:
+            self.starving_news.append(queue)
 
-    def _turn(self, queue: CallQueue) -> None:
-        clients = self._turns.setdefault(queue.header.options.priority, {})
-        clients.setdefault(queue.client, {})[queue.key] = queue
-
-    def _count(self, queue: CallQueue, calls: int) -> None:
+    def _count(self, queue: CallQueue, pending: Pending, calls: int) -> None:
         queue.waiting += calls
         self.waiting += calls
+        pending.task.waiting += calls
+
+    def first(self, queue: CallQueue) -> Pending | None:
+        """The calls of a queue that come next, without those that ended while they waited."""
+        while queue.pending:
+            pending = queue.pending[0]
+            if pending.low < pending.high:
+                if pending.low not in pending.task.done:
+                    return pending
+                gaps = pending.task.done.missing(pending.low, pending.high)
+                if gaps:
+                    self.taken(queue, gaps[0][0] - pending.low)
+                    return pending
+            self.drop_first(queue)
+        return None
 
     def taken(self, queue: CallQueue, calls: int) -> None:
-        """Note that `calls` left the front of a queue's first pending (assigned or settled)."""
+        """Note that `calls` left the front of a queue's first pending (assigned or ended)."""
         first = queue.pending[0]
         first.low += calls
-        self._count(queue, -calls)
+        self._count(queue, first, -calls)
         if first.low >= first.high:
             queue.pending.popleft()
+            del first.page.pending[first]
+            if not queue.pending:
+                self._arrange(queue)
 
     def drop_first(self, queue: CallQueue) -> Pending:
         """Take a queue's first pending out whole."""
         first = queue.pending.popleft()
-        self._count(queue, first.low - first.high)
+        if first.low < first.high:
+            self._count(queue, first, first.low - first.high)
+            del first.page.pending[first]
+        else:
+            queue.empty -= 1
+        if not queue.pending:
+            self._arrange(queue)
         return first
 
-    def remove(self, task: Task, low: int, high: int) -> list[Pending]:
-        """Take out what waits of a task's [low, high); the pieces as they were."""
+    def discard(self, page: Page, low: int, high: int) -> None:
+        """Take out calls that have ended, as far as that is cheap: the rest goes as it comes up."""
+        for pending in list(page.pending):
+            if low <= pending.low and pending.high <= high:
+                self._cut(pending, pending.low, pending.low)
+            elif low <= pending.low < high:
+                self._cut(pending, high, pending.high)
+            elif low < pending.high <= high:
+                self._cut(pending, pending.low, low)
+
+    def remove(self, page: Page, low: int, high: int, now_ms: int) -> list[Pending]:
+        """Take out all that waits of a page's [low, high); the pieces as they were."""
         taken: list[Pending] = []
-        queues = {
-            queue.key: queue
-            for queue in [self.queue_of(page.header) for page in task.pages.values()]
-        }
-        for queue in queues.values():
-            if not any(
-                item.task is task and item.low < high and low < item.high for item in queue.pending
-            ):
-                self.rest(queue)
+        for pending in list(page.pending):
+            start, end = max(low, pending.low), min(high, pending.high)
+            if start >= end:
                 continue
-            kept: deque[Pending] = deque()
-            for item in queue.pending:
-                if item.task is not task or item.high <= low or item.low >= high:
-                    kept.append(item)
-                    continue
-                for piece_low, piece_high, out in (
-                    (item.low, max(item.low, low), False),
-                    (max(item.low, low), min(item.high, high), True),
-                    (min(item.high, high), item.high, False),
-                ):
-                    if piece_low >= piece_high:
-                        continue
-                    piece = Pending(
-                        task=task,
-                        page=item.page,
-                        low=piece_low,
-                        high=piece_high,
-                        counters=item.counters,
-                        announce=item.announce,
-                    )
-                    if out:
-                        taken.append(piece)
-                        self._count(queue, piece_low - piece_high)
-                    else:
-                        kept.append(piece)
-            queue.pending = kept
-            self.rest(queue)
+            taken.append(_piece(pending, start, end))
+            behind = _piece(pending, end, pending.high)
+            self._cut(pending, pending.low, start)
+            self.add(behind, now_ms, front=True)
         return taken
 
-    def turns(self, limit: int) -> list[CallQueue]:
-        """The queues whose turn it is, best priority first, clients in turn; at most `limit`."""
-        found: list[CallQueue] = []
-        for priority in sorted(self._turns, reverse=True):
-            rows = [iter(queues.values()) for queues in self._turns[priority].values()]
-            while rows and len(found) < limit:
-                going = []
-                for row in rows:
-                    queue = next(row, None)
-                    if queue is not None:
-                        found.append(queue)
-                        going.append(row)
-                rows = going
-            if len(found) >= limit:
-                break
-        return found
+    def _cut(self, pending: Pending, low: int, high: int) -> None:
+        """Leave [low, high) of what waits, wherever it stands in its queue."""
+        queue = self.queue_of(pending.page)
+        self._count(queue, pending, (high - low) - (pending.high - pending.low))
+        pending.low, pending.high = low, high
+        if low < high:
+            return
+        del pending.page.pending[pending]
+        queue.empty += 1
+        if 2 * queue.empty > len(queue.pending) or queue.waiting == 0:
+            queue.pending = deque([each for each in queue.pending if each.low < each.high])
+            queue.empty = 0
+            if not queue.pending:
+                self._arrange(queue)
+
+    # -- turns ------------------------------------------------------------------------------
+
+    @property
+    def priorities(self) -> list[int]:
+        """Those that calls wait with, the highest first."""
+        return self._priorities
+
+    def next_of(self, group: Group) -> CallQueue | None:
+        """The queue of a group whose turn it is."""
+        for queues in group.clients.values():
+            for queue in queues.values():
+                return queue
+        return None
+
+    def last_turn(self, group: Group) -> tuple[int, int]:
+        """When the next client of a group, and then the group, last had a turn: the least is due."""
+        client = next(iter(group.clients), None)
+        return (0 if client is None else self._served.get(client, 0)), group.served
 
     def had_turn(self, queue: CallQueue) -> None:
         """Put a queue behind its client's others, and its client behind the other clients."""
-        clients = self._turns.get(queue.header.options.priority, {})
-        queues = clients.pop(queue.client, None)
+        group = self.groups.get(queue.header.options.priority, {}).get(queue.requirement)
+        queues = None if group is None else group.clients.pop(queue.client, None)
+        if group is None:
+            return
+        self._turns += 1
+        group.served = self._turns
+        self._served.pop(queue.client, None)
+        self._served[queue.client] = self._turns
+        if len(self._served) > _CLIENTS_MAX:
+            del self._served[next(iter(self._served))]
         if queues is None:
             return
-        if queues.pop(queue.key, None) is not None and queue.pending:
+        group.clients[queue.client] = queues
+        if queues.pop(queue.key, None) is not None:
             queues[queue.key] = queue
-        if queues:
-            clients[queue.client] = queues
-        self.rest(queue)
+        if queue.key in group.unserved:
+            group.unserved[queue.key] = group.unserved.pop(queue.key)
 
-    def rest(self, queue: CallQueue) -> None:
-        """Forget a queue with nothing waiting and nothing out; leave the turns without work."""
-        if queue.pending:
+    def park(self, queue: CallQueue, why: object) -> None:
+        """Leave a queue out until `unpark` is told the same: what it needs is being fetched."""
+        queue.parked_for = why
+        self._parked.setdefault(why, {})[queue.key] = queue
+        self._arrange(queue)
+
+    def _forget_parked(self, queue: CallQueue) -> None:
+        others = self._parked[queue.parked_for]
+        del others[queue.key]
+        if not others:
+            del self._parked[queue.parked_for]
+        queue.parked_for = None
+
+    def unpark(self, why: object) -> None:
+        """What these queues waited for is here, or to be asked for again."""
+        for queue in self._parked.pop(why, {}).values():
+            queue.parked_for = None
+            self._arrange(queue)
+
+    def unpark_of(self, clients: dict[tuple[str, str], None]) -> None:
+        """These clients may be asked (again) for what their queues wait for."""
+        for why, queues in list(self._parked.items()):
+            if any(queue.client in clients for queue in queues.values()):
+                self.unpark(why)
+
+    def starve(self, requirement: Requirement, now_ms: int) -> None:
+        """No eligible device is alive for these calls: their time runs from now."""
+        if requirement in self.starving:
             return
-        self._leave_turns(queue)
-        self.starved.pop(queue.key, None)
-        queue.starved_since_ms = None
-        if queue.open == 0:
-            self._all.pop(queue.key, None)
+        self.starving[requirement] = now_ms
+        for requirements in self.groups.values():
+            group = requirements.get(requirement)
+            if group is not None:
+                self.starving_news.extend(group.queues.values())
 
-    def starve(self, queue: CallQueue, now_ms: int) -> None:
-        """Keep a queue aside: no eligible device is alive."""
-        self._leave_turns(queue)
-        queue.starved_since_ms = now_ms
-        self.starved[queue.key] = queue
+    def revive(self, requirement: Requirement) -> None:
+        """A device is there for these calls."""
+        self.starving.pop(requirement, None)
 
-    def _leave_turns(self, queue: CallQueue) -> None:
-        priority = queue.header.options.priority
-        clients = self._turns.get(priority, {})
-        queues = clients.get(queue.client, {})
-        queues.pop(queue.key, None)
-        if not queues:
-            clients.pop(queue.client, None)
-        if not clients:
-            self._turns.pop(priority, None)
 
-    def revive(self, queue: CallQueue) -> None:
-        """Let a starved queue take its turn again."""
-        self.starved.pop(queue.key, None)
-        queue.starved_since_ms = None
-        if queue.pending:
-            self._turn(queue)
+def _piece(pending: Pending, low: int, high: int) -> Pending:
+    return Pending(
+        task=pending.task,
+        page=pending.page,
+        low=low,
+        high=high,
+        counters=pending.counters,
+        announce=pending.announce,
+    )
+
+
+def by_counters(
+    task: Task,
+    page: Page,
+    low: int,
+    high: int,
+    counters: Counters = (0, 0, 0),
+    *,
+    announce: bool = False,
+) -> list[Pending]:
+    """[low, high) as pieces of equal counters: few calls have any of their own.
+
+    Args:
+        task: Whose calls.
+        page: Their page.
+        low: The first.
+        high: The end.
+        counters: Of calls that have none of their own.
+        announce: Whether they are to be announced (those that were lost running are anyway).
+    """
+    if len(task.counters) <= high - low:
+        special = sorted(index for index in task.counters if low <= index < high)
+    else:
+        special = [index for index in range(low, high) if index in task.counters]
+    rows: list[tuple[int, int, Counters]] = []
+    for index in special:
+        rows.append((low, index, counters))
+        rows.append((index, index + 1, task.counters[index]))
+        low = index + 1
+    rows.append((low, high, counters))
+    return [
+        Pending(
+            task=task,
+            page=page,
+            low=start,
+            high=end,
+            counters=each,
+            announce=announce or (each is not counters and each[2] > 0),
+        )
+        for start, end, each in rows
+        if start < end
+    ]

@@ -1,23 +1,23 @@
 """The clients: their links, what they submit and collect, what they are told."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-import cbor2
-
+from forage_controller.core.archive import Archive, in_messages
 from forage_controller.core.codes import CodeShelf
 from forage_controller.core.config import CoreConfig
 from forage_controller.core.effects import Effects
 from forage_controller.core.ledger import Ledger, PageRefused
 from forage_controller.core.links import Links
-from forage_controller.core.operations import LoadOutcomes, OutcomesLoaded
 from forage_controller.core.reconcile import Reconciler
 from forage_controller.core.sessions import is_newer
+from forage_controller.core.settlement import Settlement
 from forage_controller.core.state import Client, Task
+from forage_wire.codec import decode_header
+from forage_wire.errors import DecodeError
 from forage_wire.limits import (
     LIST_ITEMS_MAX,
     PACKET_BYTES_MAX,
     PROTOCOL_MINOR,
-    RANGES_MAX,
 )
 from forage_wire.link import Link, link_number
 from forage_wire.messages import (
@@ -30,7 +30,6 @@ from forage_wire.messages import (
     Fetch,
     Hello,
     Linked,
-    Outcomes,
     OutcomeSet,
     Query,
     Released,
@@ -40,10 +39,13 @@ from forage_wire.messages import (
     Welcome,
 )
 from forage_wire.ranges import Ranges, RangeSet
-from forage_wire.system_errors import DATA_LOST, system_error
-from forage_wire.topics import Topics
+from forage_wire.strict import load_plain
+from forage_wire.topics import Topics, is_task
 
 __all__ = ["Clients"]
+
+_RANGES_AT_ONCE = 3_000
+"""Rows and ranges of one message together: some 20 bytes each, so that they fit a packet."""
 
 
 class Clients:
@@ -59,6 +61,8 @@ class Clients:
         links: Links,
         topics: Topics,
         ledger: Ledger,
+        settlement: Settlement,
+        archive: Archive,
         codes: CodeShelf,
         reconciler: Reconciler,
         on_query: Callable[[Client, Query, int], None],
@@ -67,7 +71,10 @@ class Clients:
         self._effects = effects
         self._links = links
         self._topics = topics
+        self._limits = config.limits
         self._ledger = ledger
+        self._settlement = settlement
+        self._archive = archive
         self._codes = codes
         self._reconciler = reconciler
         self._on_query = on_query
@@ -77,8 +84,8 @@ class Clients:
         self.devices_alive: Callable[[], int] = lambda: 0
         self.stranger = False
         """Whether somebody spoke to a controller session that is not ours (any more)."""
-        self._requests: dict[int, tuple[Client, Ranges]] = {}
-        self._request = 0
+        self.came: list[Client] = []
+        """Clients that began a link since somebody looked."""
 
     def client(self, user: str, name: str) -> Client:
         """The client of a name, made when it is first heard of."""
@@ -86,6 +93,12 @@ class Clients:
         if client is None:
             client = self.clients[(user, name)] = Client(user=user, name=name)
         return client
+
+    def _drop_link(self, client: Client) -> None:
+        self._archive.forget(client)
+        if client.link is not None:
+            client.link.closed = True
+            client.link = None
 
     def connected(self, session: str, epoch: int) -> None:
         """We are active under a new session: every link starts anew."""
@@ -104,7 +117,7 @@ class Clients:
         """Links end with our connection."""
         self.session = ""
         for client in self.clients.values():
-            _drop_link(client)
+            self._drop_link(client)
 
     # -- coming and going -------------------------------------------------------------------
 
@@ -113,12 +126,8 @@ class Clients:
         client = self.clients.get((user, name))
         if client is None or here:
             return
-        client.here = False
         client.gone_ms = now_ms
-        _drop_link(client)
-        for task in client.attached.values():
-            task.attached.pop(name, None)
-        client.attached = {}
+        self._gone(client)
         self._reconciler.client_gone(name)
         self._drop_if_idle(client)
 
@@ -126,10 +135,20 @@ class Clients:
         if not client.here and not client.tasks and not client.attached:
             self.clients.pop((client.user, client.name), None)
 
-    def expire(self) -> None:
-        """Drop clients that are gone and have nothing here any more."""
+    def expire(self, now_ms: int) -> None:
+        """Drop clients that are gone, or silent for long, and have nothing here any more."""
         for client in list(self.clients.values()):
+            if client.heard_ms + self._limits.keep_ms <= now_ms and not client.tasks:
+                # Its goodbye was lost. If it is there after all, it begins a new link.
+                self._gone(client)
             self._drop_if_idle(client)
+
+    def _gone(self, client: Client) -> None:
+        client.here = False
+        self._drop_link(client)
+        for task in client.attached.values():
+            task.attached.pop(client.name, None)
+        client.attached = {}
 
     # -- messages ---------------------------------------------------------------------------
 
@@ -137,19 +156,24 @@ class Clients:
         """A message of a client's `from` topic."""
         if not self.session:
             return
-        client = self.client(user, name)
-        link = self._link_for(client, message, now_ms)
-        if link is None:
+        client = self.clients.get((user, name))
+        if client is None and len(self.clients) < self._limits.clients:
+            client = self.client(user, name)
+        link = None if client is None else self._link_for(client, message, now_ms)
+        if client is None or link is None:
             self.stranger = self.stranger or message.controller not in ("", self.session)
             self._effects.drop(f"{user}/{name}", "a message for another session")
             return
         client.here = True
         client.gone_ms = None
+        client.heard_ms = now_ms
         dropped = link.dropped
         for ready in link.receive(message, now_ms):
             self._on_ready(client, ready, now_ms)
         if link.dropped > dropped:
             self._effects.drop(f"{user}/{name}", "parts that make no message")
+        # What it has seen may have made room for more.
+        self._archive.go_on(client)
 
     def _link_for(self, client: Client, message: Linked, now_ms: int) -> Link | None:
         """The link of a message, a new one where it opens one; None for another session's."""
@@ -159,14 +183,14 @@ class Clients:
         if client.session and session != client.session:
             if not is_newer(session, client.session):
                 return None
-            _drop_link(client)
+            self._drop_link(client)
         number = link_number(message)
         if client.link is not None:
             if number == client.link.number:
                 return client.link
             if number < client.link.number:
                 return None
-            _drop_link(client)
+            self._drop_link(client)
         client.session = session
         client.link = self._links.make(
             session=session,
@@ -181,6 +205,7 @@ class Clients:
         for task in client.tasks.values():
             task.told = RangeSet()
             self._ledger.tell_settled(task, now_ms)
+        self.came.append(client)
         return client.link
 
     def _on_ready(self, client: Client, message: Linked, now_ms: int) -> None:
@@ -193,12 +218,14 @@ class Clients:
             case Hello():
                 self._on_hello(client, message)
             case Code():
-                self._codes.put(message)
+                if not self._codes.put(message):
+                    who = f"{client.user}/{client.name}"
+                    self._effects.drop(who, "code that is not what its hash says, or too much")
             case Cancel():
                 self._on_cancel(client, message, now_ms)
             case Fetch():
                 for task, ranges in self._known(client, message.rows):
-                    self._load(client, task, ranges)
+                    self._archive.want(client, task, ranges)
             case ClientInventory():
                 self._on_inventory(client, message, now_ms)
             case Attach():
@@ -247,40 +274,43 @@ class Clients:
                     )
                 task = self._ledger.on_page(client, page, now_ms)
             except PageRefused as refused:
-                self._refuse(client, page.header, refused)
+                self._refuse(client, _task_of(page.header), refused, now_ms)
                 continue
             if task is None:
-                self._ledger.tell_released(client, cbor2.loads(page.header)["t"])
+                self._ledger.tell_released(client, _task_of(page.header))
                 continue
             self._acknowledge_again(client, task, page.header)
             self._reconciler.page_came(task, now_ms)
 
     def _acknowledge_again(self, client: Client, task: Task, header: bytes) -> None:
-        for page in task.pages.values():
-            row = (task.id, page.first)
-            if page.header_bytes == header and page.committed and row not in client.acknowledged:
-                self._ledger.tell_acknowledged(client, row)
+        page = task.pages.get(decode_header(header).first)
+        if page is not None and page.committed:
+            self._ledger.tell_acknowledged(client, (task.id, page.first))
 
-    def _refuse(self, client: Client, header: bytes, refused: PageRefused) -> None:
+    def _refuse(self, client: Client, task_id: str, refused: PageRefused, now_ms: int) -> None:
         assert client.link is not None
-        try:
-            task_id = cbor2.loads(header)["t"]
-            message = SubmissionRefused(task=task_id, reason=refused.reason, text=refused.text)
-            client.link.send(message)
-        except Exception:
+        if not task_id:
             # A header that names no task: there is nobody to tell.
             self._effects.drop(f"{client.user}/{client.name}", refused.text)
+            return
+        client.link.send(
+            SubmissionRefused(task=task_id, reason=refused.reason, text=refused.text[:1_024])
+        )
+        task = client.tasks.get(task_id)
+        if task is not None:
+            # The client ends all of its calls by this.
+            self._settlement.abandon(task, now_ms)
 
     def _on_collected(self, client: Client, task: Task, ranges: Ranges, now_ms: int) -> None:
         # What somebody attached to the task has collected counts only if its owner is gone.
-        if task.client is client or not task.client.here:
+        if task.client is client or task.client.gone_ms is not None:
             self._ledger.collect(task, ranges, now_ms)
 
     def _on_cancel(self, client: Client, cancel: Cancel, now_ms: int) -> None:
         task = self._ledger.tasks.get(cancel.task)
         if task is None or task.client.user != client.user:
             return
-        self._ledger.cancel(
+        self._settlement.cancel(
             task,
             cancel.ranges,
             force=cancel.force,
@@ -294,6 +324,8 @@ class Clients:
             task = client.tasks.get(task_id)
             if task is not None:
                 self._ledger.collect(task, collected, now_ms)
+                if task_id in self._ledger.tasks:
+                    self._collected_elsewhere(client, task, collected)
             elif task_id in self._ledger.released:
                 self._ledger.tell_released(client, task_id)
             else:
@@ -305,6 +337,18 @@ class Clients:
                         "replaced; submit it again",
                     )
                 )
+
+    def _collected_elsewhere(self, client: Client, task: Task, collected: Ranges) -> None:
+        """What was collected for an owner who was thought gone: it is offered that again."""
+        rows = [
+            row
+            for low, high in RangeSet(collected).missing(0, task.end)
+            for row in task.collected.common(low, high)
+        ]
+        assert client.link is not None
+        for at in range(0, len(rows), _RANGES_AT_ONCE):
+            part = tuple(rows[at : at + _RANGES_AT_ONCE])
+            client.link.send(Settled(rows=((task.id, part),)))
 
     # -- outcomes from the archive ----------------------------------------------------------
 
@@ -327,56 +371,7 @@ class Clients:
         if task.client is not client:
             task.attached[client.name] = client
             client.attached[task.id] = task
-        if task.committed:
-            self._load(client, task, task.committed.freeze())
-
-    def _load(self, client: Client, task: Task, ranges: Ranges) -> None:
-        wanted: list[tuple[int, int]] = []
-        for low, high in ranges:
-            wanted.extend(task.committed.common(low, high))
-        if not wanted:
-            return
-        self._request += 1
-        self._requests[self._request] = (client, tuple(wanted))
-        self._effects.command(
-            LoadOutcomes(request=self._request, task=task.id, ranges=tuple(wanted))
-        )
-
-    def on_loaded(self, event: OutcomesLoaded) -> None:
-        """Outcomes from the archive, for whoever asked."""
-        request = self._requests.get(event.request)
-        if request is None:
-            return
-        client, wanted = request
-        missing = RangeSet(wanted)
-        for row in event.rows:
-            for low, high in row.settled:
-                missing.remove(low, high)
-        if event.more:
-            self._requests[event.request] = (client, missing.freeze())
-        else:
-            del self._requests[event.request]
-        if client.link is None:
-            return
-        sets = [
-            OutcomeSet(
-                task=event.task,
-                assignment=row.assignment,
-                low=row.low,
-                high=row.high,
-                tag=row.tag,
-                device=row.device,
-                ranges=row.ranges,
-                errors=row.errors,
-                run_us=row.run_us,
-                data=row.data,
-            )
-            for row in event.rows
-        ]
-        if missing and not event.more:
-            sets.extend(_lost(event.task, missing))
-        for at in range(0, len(sets), 256):
-            client.link.send(Outcomes(sets=tuple(sets[at : at + 256])))
+        self._archive.want(client, task, ((0, task.end),))
 
     # -- what clients are told --------------------------------------------------------------
 
@@ -385,19 +380,29 @@ class Clients:
         news, self._ledger.news = self._ledger.news, {}
         for client in news:
             self._tell_one(client)
-        for client, outcomes in self._ledger.take_outcomes().items():
-            if client.link is not None:
-                client.link.send(outcomes)
+        self._send_outcomes()
         self._tell_settled(now_ms)
+
+    def _send_outcomes(self) -> None:
+        merged: dict[Client, list[OutcomeSet]] = {}
+        for client, outcomes in self._ledger.to_clients:
+            merged.setdefault(client, []).append(outcomes)
+        self._ledger.to_clients = []
+        for client, sets in merged.items():
+            for message in in_messages(sets):
+                # A client that is slow to take them is told what is settled, and fetches it.
+                if client.link is None or client.link.waiting >= self._limits.client_messages:
+                    break
+                client.link.send(message)
 
     def _tell_one(self, client: Client) -> None:
         if client.acknowledged:
-            rows, client.acknowledged = client.acknowledged, []
+            rows, client.acknowledged = list(client.acknowledged), {}
             if client.link is not None:
                 for at in range(0, len(rows), LIST_ITEMS_MAX):
                     client.link.send(Acknowledged(rows=tuple(rows[at : at + LIST_ITEMS_MAX])))
         if client.released:
-            tasks, client.released = client.released, []
+            tasks, client.released = list(client.released), {}
             if client.link is not None:
                 for at in range(0, len(tasks), LIST_ITEMS_MAX):
                     client.link.send(Released(tasks=tuple(tasks[at : at + LIST_ITEMS_MAX])))
@@ -417,42 +422,38 @@ class Clients:
             if untold:
                 task.told.update(untold)
                 frozen = untold.freeze()
-                for at in range(0, len(frozen), RANGES_MAX):
-                    rows.setdefault(task.client, []).append((task.id, frozen[at : at + RANGES_MAX]))
+                for at in range(0, len(frozen), _RANGES_AT_ONCE):
+                    row = (task.id, frozen[at : at + _RANGES_AT_ONCE])
+                    rows.setdefault(task.client, []).append(row)
         for client, found in rows.items():
             assert client.link is not None
-            client.link.send(Settled(rows=tuple(found)))
+            for part in _portions(found):
+                client.link.send(Settled(rows=part))
 
     def next_wakeup_ms(self) -> int | None:
         """When clients are to be told of what they have not collected."""
         return self._ledger.due[0][0] if self._ledger.due else None
 
 
-def _drop_link(client: Client) -> None:
-    if client.link is not None:
-        client.link.closed = True
-        client.link = None
+def _task_of(header: bytes) -> str:
+    """The task that a page's header names, read as far as it can be; "" where it names none."""
+    try:
+        raw = load_plain(header)
+    except DecodeError:
+        return ""
+    task = raw.get("t") if type(raw) is dict else None
+    return task if type(task) is str and is_task(task) else ""
 
 
-def _lost(task: str, missing: RangeSet) -> list[OutcomeSet]:
-    """Outcomes that say that the archive holds these calls' outcomes no longer."""
-    item = cbor2.loads(
-        system_error(
-            DATA_LOST,
-            "the outcome was collected by another client and is no longer in the archive: "
-            "submit the call again",
-        )
-    )
-    made: list[OutcomeSet] = []
-    for low, high in missing:
-        for first in range(low, high, 1_024):
-            end = min(first + 1_024, high)
-            made.append(
-                OutcomeSet(
-                    task=task,
-                    ranges=((first, end),),
-                    errors=tuple([(index, "lost", True) for index in range(first, end)]),
-                    data=cbor2.dumps([item] * (end - first)),
-                )
-            )
-    return made
+def _portions(rows: list[tuple[str, Ranges]]) -> Iterable[tuple[tuple[str, Ranges], ...]]:
+    """Rows in portions of about the size of a packet."""
+    portion: list[tuple[str, Ranges]] = []
+    size = 0
+    for row in rows:
+        if portion and size + 1 + len(row[1]) > _RANGES_AT_ONCE:
+            yield tuple(portion)
+            portion, size = [], 0
+        portion.append(row)
+        size += 1 + len(row[1])
+    if portion:
+        yield tuple(portion)

@@ -38,7 +38,14 @@ class Limits:
     starting_bytes: int = 16 * 1024 * 1024
     page_cache_bytes: int = 64 * 1024 * 1024
     """Calls kept in memory; beyond that they are read back from the store."""
+    pages_bytes: int = 4 * 1024 * 1024 * 1024
+    """Calls of tasks that have not ended, stored; above: new tasks are refused in words, and above
+    twice as much further pages too."""
     code_cache_bytes: int = 16 * 1024 * 1024
+    """Functions' code in memory ..."""
+    codes_bytes: int = 512 * 1024 * 1024
+    """... and stored; those that no task uses go first, then tasks with others are refused."""
+    codes: int = 65_536
     archive_bytes: int = 1024 * 1024 * 1024
     """Outcomes kept for clients; above: submissions are refused in words."""
     archive_reserve_bytes: int = 64 * 1024 * 1024
@@ -60,6 +67,15 @@ class Limits:
     """From this fleet on, a quarter gone within one window is the network's fault."""
     client_tasks: int = 100_000
     """Unreleased tasks of one client; more are refused in words."""
+    tasks: int = 200_000
+    """... and of all clients."""
+    devices: int = 20_000
+    """Devices known; what others say is dropped. One dead for `keep_ms` is forgotten."""
+    clients: int = 50_000
+    """Clients known; what others say is dropped."""
+    client_messages: int = 64
+    """Messages that may wait for a client to see earlier ones; outcomes beyond are offered to it
+    later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

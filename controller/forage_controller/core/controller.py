@@ -9,6 +9,7 @@ any it has stored, heard or been refused with, and is committed before the first
 import random
 from typing import assert_never
 
+from forage_controller.core.archive import Archive
 from forage_controller.core.assignments import Assignments
 from forage_controller.core.backlog import Backlog, Pending
 from forage_controller.core.clients import Clients
@@ -17,6 +18,7 @@ from forage_controller.core.commands import Command, Event
 from forage_controller.core.config import CoreConfig
 from forage_controller.core.dispatch import Dispatcher
 from forage_controller.core.effects import Effects
+from forage_controller.core.feasible import why_not
 from forage_controller.core.fleet import Fleet
 from forage_controller.core.intake import Intake
 from forage_controller.core.ledger import Ledger
@@ -37,6 +39,7 @@ from forage_controller.core.queries import Queries
 from forage_controller.core.reconcile import Reconciler
 from forage_controller.core.recover import recover
 from forage_controller.core.sessions import start_of
+from forage_controller.core.settlement import Settlement
 from forage_controller.core.starvation import Starvation
 from forage_controller.core.state import Device
 from forage_wire.codec import encode_json
@@ -49,8 +52,8 @@ from forage_wire.io import (
     PublishAcknowledged,
 )
 from forage_wire.limits import PROTOCOL_MAJOR, PROTOCOL_MINOR
-from forage_wire.messages import ControllerPresence
-from forage_wire.system_errors import REFUSED
+from forage_wire.messages import ControllerPresence, Header
+from forage_wire.system_errors import NO_DEVICE, REFUSED
 from forage_wire.topics import Topics
 
 __all__ = ["ControllerCore"]
@@ -105,20 +108,37 @@ class ControllerCore:
         self.backlog = Backlog()
         self.assignments = Assignments(config, effects, self.backlog)
         self._pages = PageCache(effects, config.limits.page_cache_bytes)
-        self._codes = CodeShelf(effects, config.limits.code_cache_bytes)
+        self._codes = CodeShelf(effects, config.limits)
         self.ledger = Ledger(
             config,
             effects,
             self.backlog,
             self.assignments,
             self._pages,
+            self._codes,
         )
-        self.losses = Losses(self.backlog, self.assignments, self.ledger, lambda: self.fleet.alive)
+        self.settlement = Settlement(config, effects, self.backlog, self.assignments, self.ledger)
+        self._archive = Archive(effects, self.ledger)
+        self.losses = Losses(
+            self.backlog, self.assignments, self.ledger, self.settlement, self._spared
+        )
         self.fleet = Fleet(
-            config, effects, self._links, self.topics, self.losses.lose_all, self._device_changed
+            config,
+            effects,
+            self._links,
+            self.topics,
+            self.losses.lose_all,
+            self._device_changed,
+            self._device_forgotten,
         )
         self.reconciler = Reconciler(
-            config, effects, self.backlog, self.assignments, self.ledger, self.losses
+            config,
+            effects,
+            self.backlog,
+            self.assignments,
+            self.ledger,
+            self.settlement,
+            self.losses,
         )
         self._queries = Queries(self.fleet, self.ledger, self.backlog, self.assignments)
         self.clients = Clients(
@@ -127,6 +147,8 @@ class ControllerCore:
             self._links,
             self.topics,
             self.ledger,
+            self.settlement,
+            self._archive,
             self._codes,
             self.reconciler,
             self._queries.on_query,
@@ -140,9 +162,9 @@ class ControllerCore:
             self._pages,
             self.fleet.devices,
             self.fleet.detect_ms,
-            self._unreadable,
+            self._unfit,
         )
-        self._starvation = Starvation(self.backlog, self.ledger, self.fleet)
+        self._starvation = Starvation(self.backlog, self.settlement, self.fleet, effects)
         self._monitor = Monitor(config, effects, self.topics, self.fleet, self.ledger, self.backlog)
         self._intake = Intake(
             effects,
@@ -150,8 +172,8 @@ class ControllerCore:
             self.fleet,
             self.clients,
             self.ledger,
+            self.settlement,
             self.assignments,
-            self.backlog,
             self.reconciler,
             self._monitor,
             self._codes,
@@ -203,10 +225,11 @@ class ControllerCore:
                 self.effects.on_committed(event.number, now_ms)
             case PageLoaded():
                 self._pages.loaded(self.ledger.tasks.get(event.task), event)
+                self.backlog.unpark((event.task, event.first))
             case CodeLoaded():
                 self._codes.loaded(event)
             case OutcomesLoaded():
-                self.clients.on_loaded(event)
+                self._archive.on_loaded(event)
             case Connected():
                 self._on_connected(event, now_ms)
             case Disconnected():
@@ -408,7 +431,8 @@ class ControllerCore:
         if self._expire_ms is None or now_ms >= self._expire_ms:
             self._expire_ms = now_ms + _EXPIRE_EVERY_MS
             self.ledger.expire(now_ms)
-            self.clients.expire()
+            self.clients.expire(now_ms)
+            self.fleet.expire(now_ms)
         # Our word of being active was lost on the way to a client: nothing else leads it here.
         self._show_again |= self.clients.stranger
         self.clients.stranger = False
@@ -416,17 +440,15 @@ class ControllerCore:
             self._shown_ms = now_ms
             self._show_again = False
             self.effects.command(self._presence("active", self._session))
-        if self._codes.arrived:
-            self._codes.arrived = False
-            for device in self.fleet.devices.values():
-                if device.code_wanted:
-                    self._intake.hand_code(device, now_ms)
+        self._hand_on_code()
+        for device in self.settlement.take_left():
+            self.fleet.report(device, now_ms)
         self.fleet.busy = len(self.assignments.busy)
         self.fleet.check(now_ms)
         self.reconciler.expire(now_ms)
         self._starvation.check(now_ms)
         # Before new work: a device that keeps one outcome at a time has room for it by this.
-        for device, rows in self.ledger.take_acknowledgements():
+        for device, rows in self.settlement.take_acknowledgements():
             self._intake.acknowledge(device, rows)
         touched = list(self.assignments.touched.values())
         self.dispatcher.schedule(now_ms)
@@ -437,6 +459,15 @@ class ControllerCore:
             if device.assignments:
                 self.fleet.watch(device)
         self.clients.tell(now_ms)
+
+    def _hand_on_code(self) -> None:
+        """Code came, or a client did that may have it: get on with what waits for it."""
+        for code_hash in self._codes.take_news():
+            self._codes.pay(code_hash)
+            self.backlog.unpark(code_hash)
+        if self.clients.came:
+            came, self.clients.came = self.clients.came, []
+            self.backlog.unpark_of({(client.user, client.name): None for client in came})
 
     def _lose_unheard(self, now_ms: int) -> None:
         """Devices that held work when we stopped and have not come: their work goes to others."""
@@ -451,8 +482,24 @@ class ControllerCore:
     def _device_changed(self, device: Device) -> None:
         self.dispatcher.fleet_changed(device)
 
-    def _unreadable(self, pending: Pending, why: str, now_ms: int) -> None:
-        text = f"the controller cannot cut this task's calls: {why}"
-        self.ledger.make_outcomes(
-            pending.task, ((pending.low, pending.high),), "refused", REFUSED, text, now_ms
+    def _device_forgotten(self, device: Device) -> None:
+        self.dispatcher.forget(device)
+        self.settlement.forget(device)
+        self.assignments.touched.pop(device.name, None)
+
+    def _spared(self, header: Header, names: list[str]) -> bool:
+        """Whether any device but these may run calls with such a header."""
+        return any(
+            name not in names and not why_not(device, header)
+            for name, device in self.fleet.devices.items()
         )
+
+    def _unfit(self, pending: Pending, reason: str, why: str, now_ms: int) -> None:
+        """End calls that no device can ever be given."""
+        ranges = ((pending.low, pending.high),)
+        if reason == "no-device":
+            text = f"no device can take this call: {why}"
+            self.settlement.make_outcomes(pending.task, ranges, reason, NO_DEVICE, text, now_ms)
+            return
+        text = f"the controller cannot cut this task's calls: {why}"
+        self.settlement.make_outcomes(pending.task, ranges, reason, REFUSED, text, now_ms)

@@ -2,28 +2,36 @@
 
 Windows are of measured work: a slot has about 40 ms outstanding, in slices that start at one
 call and double to about 10 ms, a share of the function's backlog so that all slots are busy
-to the end. A device that stands idle takes unstarted work back from another.
+to the end.
 """
 
+import heapq
 from collections.abc import Callable
+from itertools import islice
 
 from forage_controller.core.assignments import Assignments
-from forage_controller.core.backlog import Backlog, CallQueue, Pending
+from forage_controller.core.backlog import Backlog, CallQueue, Group, Pending, Requirement
 from forage_controller.core.codes import CodeShelf
 from forage_controller.core.config import CoreConfig
-from forage_controller.core.feasible import why_not
+from forage_controller.core.eligibility import FREE, FULL, ROOMY, SPARE, Eligibility, Eligible
 from forage_controller.core.pages import PageCache
-from forage_controller.core.state import Device, Open
+from forage_controller.core.state import Device
+from forage_controller.core.stealing import Stealing
 from forage_wire.codec import join_calls
 from forage_wire.errors import DecodeError
-from forage_wire.limits import ENVELOPE_BYTES
+from forage_wire.limits import ENVELOPE_BYTES, LIST_ITEMS_MAX
 
 __all__ = ["Dispatcher", "slice_calls"]
 
 _CANDIDATES = 64
 """Devices compared for one slice at most: the cost of a call must not grow with the fleet."""
-_TURNS = 512
-"""Queues looked at in one batch."""
+_SLICES_AT_ONCE = 1_024
+"""Slices given out in one batch: what comes in meanwhile is heard in between."""
+_BLOCKED_AT_ONCE = 16
+"""Queues of one group found to fit no device's room in one batch: the others come up later."""
+_ASSIGNMENTS_MAX = LIST_ITEMS_MAX // 2
+"""Outstanding on one device: its inventory names them all, and what is not acknowledged."""
+_BEAT_MS_MAX = 3_600_000
 
 
 def slice_calls(
@@ -54,7 +62,11 @@ def slice_calls(
 
 
 class Dispatcher:
-    """Hands out slices to the devices with the least work for each slot."""
+    """Hands out slices to the devices with the least work for each slot.
+
+    `unfit(pending, why, now_ms)` ends calls that can be cut into no slice, or whose arguments no
+    eligible device can take.
+    """
 
     def __init__(
         self,
@@ -65,7 +77,7 @@ class Dispatcher:
         pages: PageCache,
         devices: dict[str, Device],
         detect_ms: Callable[[Device], int],
-        unreadable: Callable[[Pending, str, int], None],
+        unfit: Callable[[Pending, str, str, int], None],
     ) -> None:
         self._config = config
         self._limits = config.limits
@@ -75,61 +87,52 @@ class Dispatcher:
         self._pages = pages
         self._devices = devices
         self._detect_ms = detect_ms
-        self._unreadable = unreadable
-        self._roomy: dict[str, Device] = {}
-        self._free: dict[str, Device] = {}
-        self._refusing: dict[str, Device] = {}
-        """Those that said they are full: looked at again when their time is over."""
-        self._version = 0
-        self._eligible: dict[tuple[object, ...], tuple[int, list[Device]]] = {}
+        self._unfit = unfit
+        self._index = Eligibility()
+        self._stealing = Stealing(config.limits, assignments, self.work_us)
+        self._changed: dict[str, Device] = {}
+        self._resting: list[tuple[int, str]] = []
         self._again_ms: int | None = None
 
     def fleet_changed(self, device: Device) -> None:
-        """What a device may run has changed: look again at what could run nowhere."""
-        self._version += 1
-        self._assignments.touched[device.name] = device
-        for queue in list(self._backlog.starved.values()):
-            if not why_not(device, queue.header):
-                self._backlog.revive(queue)
+        """What a device may run has changed: it is looked at with the next `schedule`."""
+        self._changed[device.name] = device
 
-    def eligible(self, queue: CallQueue) -> list[Device]:
-        """The devices that may run a queue's calls, busy or not."""
-        known = self._eligible.get(queue.requirement)
-        if known is not None and known[0] == self._version:
-            return known[1]
-        found = [device for device in self._devices.values() if not why_not(device, queue.header)]
-        if len(self._eligible) >= 1_024:
-            self._eligible.clear()
-        self._eligible[queue.requirement] = (self._version, found)
-        return found
+    def forget(self, device: Device) -> None:
+        """A device is not known any more; nothing was open on it."""
+        self._changed.pop(device.name, None)
+        self._index.changed(device)
+        self._index.forget(device)
+        self._stealing.forget(device)
 
     def next_wakeup_ms(self) -> int | None:
         """When `schedule` has something to do without an event."""
-        due = self._again_ms
-        for device in self._refusing.values():
-            due = device.refusing_until_ms if due is None else min(due, device.refusing_until_ms)
-        if self._free and self._assignments.busy:
-            steal = min(
-                (device.free_since_ms or 0) + self._limits.steal_after_ms
-                for device in self._free.values()
-            )
-            due = steal if due is None else min(due, steal)
-        return due
+        dues = [self._again_ms, self._stealing.next_wakeup_ms()]
+        if self._resting:
+            dues.append(self._resting[0][0])
+        return min((due for due in dues if due is not None), default=None)
 
     # -- room -------------------------------------------------------------------------------
 
-    def _work_us(self, device: Device, now_ms: int) -> int:
+    def work_us(self, device: Device, now_ms: int) -> int:
         """Estimated work outstanding; a call that runs longer than expected counts as its age."""
         work = device.work_us
-        heads = device.slots
-        for opened in device.assignments.values():
-            if heads <= 0:
-                break
-            heads -= 1
+        for opened in islice(device.assignments.values(), device.slots):
             work += max(0, (now_ms - opened.assigned_ms) * 1_000 - opened.work_us)
         return work
 
-    def _has_room(self, device: Device, now_ms: int, *, windows: int = 1) -> bool:
+    def _load_us(self, device: Device, now_ms: int) -> int:
+        """The same, where what runs fills no more than the window of the slot that runs it.
+
+        A call of an hour keeps one slot busy; the others are to have their work all the same.
+        """
+        load, most = device.work_us, self._limits.slot_work_us
+        for opened in islice(device.assignments.values(), device.slots):
+            known = max(opened.work_us, (now_ms - opened.assigned_ms) * 1_000)
+            load += min(known, most) - opened.work_us
+        return load
+
+    def _room(self, device: Device, now_ms: int) -> int:
         capabilities = device.capabilities
         if (
             capabilities is None
@@ -138,246 +141,261 @@ class Dispatcher:
             or device.state != "online"
             or device.verdict == "dead"
             or not device.link.has_room
-            or now_ms < device.refusing_until_ms
         ):
-            return False
+            return FULL
+        if now_ms < device.refusing_until_ms:
+            heapq.heappush(self._resting, (device.refusing_until_ms, device.name))
+            return FULL
         if capabilities.profile == "mcu":
-            return not device.assignments and not device.uncommitted
+            # One call at a time, and the next only after the acknowledgement.
+            return FREE if not device.assignments and not device.uncommitted else FULL
         if capabilities.queue_bytes_max and device.work_bytes >= capabilities.queue_bytes_max:
-            return False
-        limits = self._limits
-        slots = capabilities.slots * windows
-        return (
-            len(device.assignments) < slots * limits.slot_slices
-            and self._work_us(device, now_ms) < slots * limits.slot_work_us
-        )
+            return FULL
+        slots, slices = capabilities.slots, len(device.assignments)
+        if slices < slots:
+            return FREE
+        if slices >= _ASSIGNMENTS_MAX:
+            return FULL
+        load_us = self._load_us(device, now_ms)
+        for windows, room in ((1, ROOMY), (2, SPARE)):
+            if (
+                slices < slots * windows * self._limits.slot_slices
+                and load_us < slots * windows * self._limits.slot_work_us
+            ):
+                return room
+        return FULL
 
-    def _look_at_touched(self, now_ms: int) -> None:
+    def _look_at_room(self, device: Device, now_ms: int) -> None:
+        room = self._room(device, now_ms)
+        self._index.set_room(device, room)
+        self._stealing.room_changed(device, room == FREE, now_ms)
+
+    def _look_around(self, now_ms: int) -> None:
+        """Take in what has changed since the last time."""
+        while self._resting and self._resting[0][0] <= now_ms:
+            device = self._devices.get(heapq.heappop(self._resting)[1])
+            if device is not None:
+                self._assignments.touched[device.name] = device
+        if self._changed:
+            changed, self._changed = self._changed, {}
+            for device in changed.values():
+                self._assignments.touched[device.name] = device
+                for requirement in self._index.changed(device):
+                    self._feed_or_starve(requirement, now_ms)
+        if self._backlog.fresh:
+            fresh, self._backlog.fresh = self._backlog.fresh, {}
+            for requirement, header in fresh.items():
+                self._index.add(requirement, header, self._devices)
+                self._feed_or_starve(requirement, now_ms)
+            self._index.forget_unused(
+                {each: None for groups in self._backlog.groups.values() for each in groups}
+            )
         touched, self._assignments.touched = self._assignments.touched, {}
-        for name, device in list(self._refusing.items()):
-            if now_ms >= device.refusing_until_ms:
-                del self._refusing[name]
-                touched[name] = device
-        for name, device in touched.items():
-            if now_ms < device.refusing_until_ms:
-                self._refusing[name] = device
-            if self._has_room(device, now_ms):
-                self._roomy[name] = device
-            else:
-                self._roomy.pop(name, None)
-            free = name in self._roomy and len(device.assignments) < device.slots
-            if free and device.free_since_ms is None:
-                device.free_since_ms = now_ms
-                self._free[name] = device
-            elif not free:
-                device.free_since_ms = None
-                self._free.pop(name, None)
+        for device in touched.values():
+            self._look_at_room(device, now_ms)
+
+    def _feed_or_starve(self, requirement: Requirement, now_ms: int) -> None:
+        if self._index[requirement].devices:
+            self._backlog.revive(requirement)
+        elif any(requirement in groups for groups in self._backlog.groups.values()):
+            self._backlog.starve(requirement, now_ms)
 
     # -- scheduling -------------------------------------------------------------------------
 
     def schedule(self, now_ms: int) -> None:
         """Give out what can be given out now."""
         self._again_ms = None
-        self._look_at_touched(now_ms)
-        turns = self._backlog.turns(_TURNS)
-        if len(turns) == _TURNS and self._roomy:
-            self._again_ms = now_ms + 1
-        while turns and self._roomy:
-            going: list[CallQueue] = []
-            for queue in turns:
-                if self._place(queue, now_ms):
-                    going.append(queue)
-                if not self._roomy:
-                    break
-            turns = going
-        if not self._roomy:
-            self._set_aside_starved(turns, now_ms)
-            self._beyond_the_window(now_ms)
+        self._look_around(now_ms)
+        left = _SLICES_AT_ONCE
+        for priority in list(self._backlog.priorities):
+            if self._index.roomy:
+                left = self._take_turns(priority, left, now_ms)
+            if self._index.spare:
+                left = self._beyond_the_window(priority, left, now_ms)
+        if left <= 0:
+            self._again_ms = now_ms
         self._assignments.send()
-        self._look_at_touched(now_ms)
-        self._steal(now_ms)
+        self._look_around(now_ms)
+        self._stealing.steal(now_ms)
 
-    def _place(self, queue: CallQueue, now_ms: int) -> bool:
-        """Give one slice of a queue to the best device with room; whether it has more to place."""
-        if not self._skip_done(queue):
-            self._backlog.rest(queue)
-            return False
-        eligible = self.eligible(queue)
-        if not eligible:
-            self._backlog.starve(queue, now_ms)
-            return False
-        device = self._best(queue, eligible, now_ms)
-        placed = device is not None and self._assign(queue, device, now_ms)
-        self._backlog.had_turn(queue)
-        return placed and bool(queue.pending)
-
-    def _set_aside_starved(self, turns: list[CallQueue], now_ms: int) -> None:
-        """No device has room; for some queues none ever will have, and their time runs from now."""
-        for queue in turns:
-            if not self._skip_done(queue):
-                self._backlog.rest(queue)
-            elif not self.eligible(queue):
-                self._backlog.starve(queue, now_ms)
-
-    def _best(self, queue: CallQueue, eligible: list[Device], now_ms: int) -> Device | None:
-        """The device with the least work for each slot; the stronger one where that is equal."""
-        best: Device | None = None
-        best_rank: tuple[float, float] | None = None
-        compared = 0
-        once = queue.header.options.at_most_once
-        by_eligibility = len(eligible) <= len(self._roomy)
-        for device in eligible if by_eligibility else self._roomy.values():
-            if by_eligibility and device.name not in self._roomy:
+    def _take_turns(self, priority: int, left: int, now_ms: int) -> int:
+        """Clients and functions take turns while a device has room; how many slices are left."""
+        groups, roomy = self._backlog.groups.get(priority, {}), self._index.roomy
+        ready = [
+            (self._backlog.last_turn(groups[requirement]), at, requirement)
+            for at, requirement in enumerate(_in_both(groups, roomy))
+        ]
+        heapq.heapify(ready)
+        blocked: dict[Requirement, int] = {}
+        while ready and left > 0:
+            _last, at, requirement = heapq.heappop(ready)
+            group, entry = groups.get(requirement), roomy.get(requirement)
+            queue = None if group is None else self._backlog.next_of(group)
+            if group is None or entry is None or queue is None:
                 continue
-            if not by_eligibility and why_not(device, queue.header):
-                continue
-            if once and len(device.assignments) >= device.slots:
-                continue
-            strength = device.capabilities.strength if device.capabilities else 0
-            rank = (self._work_us(device, now_ms) / max(1, device.slots), -strength)
-            if best_rank is None or rank < best_rank:
-                best, best_rank = device, rank
-            compared += 1
-            if compared >= _CANDIDATES:
-                break
-        return best
+            if self._place(queue, entry, entry.roomy, now_ms):
+                left -= 1
+            else:
+                blocked[requirement] = blocked.get(requirement, 0) + 1
+                if blocked[requirement] > _BLOCKED_AT_ONCE:
+                    continue
+            self._backlog.had_turn(queue)
+            heapq.heappush(ready, (self._backlog.last_turn(group), at, requirement))
+        return left
 
-    def _beyond_the_window(self, now_ms: int) -> None:
+    def _beyond_the_window(self, priority: int, left: int, now_ms: int) -> int:
         """One slice for each function with nothing running, though every window is full.
 
         Else a single call behind another's million waits for all of them.
         """
-        for queue in self._backlog.turns(_CANDIDATES):
-            if queue.open or queue.header.options.at_most_once or not self._skip_done(queue):
-                continue
-            best: Device | None = None
-            least = 0.0
-            for device in self.eligible(queue)[:_CANDIDATES]:
-                if device.capabilities is None or device.capabilities.profile == "mcu":
-                    continue
-                if not self._has_room(device, now_ms, windows=2):
-                    continue
-                work = self._work_us(device, now_ms) / max(1, device.slots)
-                if best is None or work < least:
-                    best, least = device, work
-            if best is not None and self._assign(queue, best, now_ms):
+        groups, spare = self._backlog.groups.get(priority, {}), self._index.spare
+        for requirement in _in_both(groups, spare):
+            group, entry = groups.get(requirement), spare.get(requirement)
+            while group is not None and entry is not None and group.unserved and left > 0:
+                queue = next(iter(group.unserved.values()))
+                if not entry.spare or not self._place(queue, entry, entry.spare, now_ms):
+                    break
+                left -= 1
                 self._backlog.had_turn(queue)
+        return left
 
-    def _skip_done(self, queue: CallQueue) -> bool:
-        """Leave out calls that ended while they waited; whether anything is left."""
-        while queue.pending:
-            first = queue.pending[0]
-            done = first.task.done
-            if not done.count:
-                return True
-            gaps = done.missing(first.low, first.high)
-            if not gaps:
-                self._backlog.drop_first(queue)
-                continue
-            if gaps[0][0] > first.low:
-                self._backlog.taken(queue, gaps[0][0] - first.low)
+    def _place(
+        self, queue: CallQueue, entry: Eligible, devices: dict[str, Device], now_ms: int
+    ) -> bool:
+        """Get on with a queue: give one slice of it to a device, or find that it has to wait.
+
+        Returns False where none of the devices has room for its next call.
+        """
+        pending = self._backlog.first(queue)
+        if pending is None:
             return True
-        return False
-
-    def _assign(self, queue: CallQueue, device: Device, now_ms: int) -> bool:
-        """Give a slice of a queue's first calls to a device; False where code or calls lack."""
-        pending = queue.pending[0]
-        function = queue.header.function
-        if isinstance(function, bytes) and function not in device.codes:
-            code = self._codes.get(function, pending.task.client, now_ms)
-            if code is None:
-                return False
-            self._codes.hand_to(device, code)
         try:
             items = self._pages.items(pending.task, pending.page)
         except DecodeError as error:
-            self._unreadable(self._backlog.drop_first(queue), str(error), now_ms)
+            self._unfit(self._backlog.drop_first(queue), "unreadable", str(error), now_ms)
             return True
         if items is None:
-            return False
-        calls, n = self._cut(queue, pending, items, device)
-        beat_ms = max(10, self._detect_ms(device) // 4)
+            if isinstance(queue.header.function, bytes):
+                # Fetched meanwhile, if it is not here either.
+                self._codes.get(queue.header.function, pending.task.client)
+            self._backlog.park(queue, (pending.task.id, pending.page.first))
+            return True
+        at = pending.low - pending.page.first
+        first = join_calls(items[at : at + 1])
+        device = self._best(pending, len(first), devices, now_ms)
+        if device is None:
+            return self._fits_nowhere(queue, pending, len(first), entry, now_ms)
+        if not self._hand_code(queue, pending, device):
+            return True
+        calls, n = self._cut(queue, pending, items, first, device, entry)
+        beat_ms = min(_BEAT_MS_MAX, max(10, self._detect_ms(device) // 4))
         self._assignments.assign(pending, n, calls, device, beat_ms, now_ms)
-        if not self._has_room(device, now_ms):
-            self._roomy.pop(device.name, None)
+        self._look_at_room(device, now_ms)
+        return True
+
+    def _hand_code(self, queue: CallQueue, pending: Pending, device: Device) -> bool:
+        """See to it that a device has a function's code before its calls."""
+        function = queue.header.function
+        if isinstance(function, bytes) and function not in device.codes:
+            code = self._codes.get(function, pending.task.client)
+            if code is None:
+                self._backlog.park(queue, function)
+                return False
+            self._codes.hand_to(device, code)
+        return True
+
+    def _best(
+        self, pending: Pending, call_bytes: int, devices: dict[str, Device], now_ms: int
+    ) -> Device | None:
+        """The device with the least work for each slot; the stronger one where that is equal."""
+        best: Device | None = None
+        best_rank: tuple[float, float] | None = None
+        for device in islice(devices.values(), _CANDIDATES):
+            capabilities = device.capabilities
+            assert capabilities is not None
+            if self._why_unfit(device, pending, call_bytes, device.work_bytes):
+                continue
+            rank = (
+                self._load_us(device, now_ms) / max(1, device.slots),
+                -float(capabilities.strength),
+            )
+            if best_rank is None or rank < best_rank:
+                best, best_rank = device, rank
+        return best
+
+    def _why_unfit(self, device: Device, pending: Pending, call_bytes: int, held_bytes: int) -> str:
+        """Why a device cannot take a call of this size beside what it holds; "" if it can."""
+        capabilities = device.capabilities
+        assert capabilities is not None
+        if capabilities.profile == "mcu":
+            needed = call_bytes + len(pending.page.header_bytes) + ENVELOPE_BYTES
+            if needed > capabilities.packet_bytes_max:
+                return f"its packets hold {capabilities.packet_bytes_max} bytes, not {needed}"
+        holds = capabilities.queue_bytes_max
+        if holds and held_bytes + call_bytes > holds:
+            return f"it holds {holds} bytes of arguments at a time, and the call has {call_bytes}"
+        return ""
+
+    def _fits_nowhere(
+        self, queue: CallQueue, pending: Pending, call_bytes: int, entry: Eligible, now_ms: int
+    ) -> bool:
+        """No device with room can take a call: does it wait for one, or is there none at all?"""
+        reasons: dict[str, str] = {}
+        for device in entry.devices.values():
+            why = self._why_unfit(device, pending, call_bytes, 0)
+            if not why:
+                return False
+            if len(reasons) < _CANDIDATES:
+                reasons[device.name] = why
+        first = Pending(task=pending.task, page=pending.page, low=pending.low, high=pending.low + 1)
+        self._backlog.taken(queue, 1)
+        why = "; ".join(f"{name}: {why}" for name, why in reasons.items())
+        self._unfit(first, "no-device", why, now_ms)
         return True
 
     def _cut(
-        self, queue: CallQueue, pending: Pending, items: list[object], device: Device
+        self,
+        queue: CallQueue,
+        pending: Pending,
+        items: list[object],
+        first: bytes,
+        device: Device,
+        entry: Eligible,
     ) -> tuple[bytes, int]:
+        """The calls of the next slice for a device, and how many they are."""
         capabilities = device.capabilities
         assert capabilities is not None
         once = queue.header.options.at_most_once
-        n = 1
-        if not (pending.announce or once or capabilities.profile == "mcu"):
-            n = slice_calls(
-                growth=queue.measure.growth,
-                mean_us=queue.measure.mean_us,
-                backlog=queue.waiting,
-                slots=sum(peer.slots for peer in self.eligible(queue)[:_CANDIDATES]),
-                slice_us=self._limits.slice_us,
-                slice_us_min=self._limits.slice_us_min,
-            )
+        if pending.announce or once or capabilities.profile == "mcu":
+            return first, 1
+        n = slice_calls(
+            growth=queue.measure.growth,
+            mean_us=queue.measure.mean_us,
+            backlog=queue.waiting,
+            slots=entry.slots,
+            slice_us=self._limits.slice_us,
+            slice_us_min=self._limits.slice_us_min,
+        )
         n = min(n, pending.high - pending.low)
-        done = pending.task.done
-        if n > 1 and done.count:
-            n = done.missing(pending.low, pending.low + n)[0][1] - pending.low
+        if n == 1:
+            return first, 1
+        n = pending.task.done.missing(pending.low, pending.low + n)[0][1] - pending.low
         at = pending.low - pending.page.first
         packet = min(capabilities.packet_bytes_max, self._config.packet_bytes_max)
         room = packet - ENVELOPE_BYTES - len(pending.page.header_bytes)
+        if capabilities.queue_bytes_max:
+            room = min(room, capabilities.queue_bytes_max - device.work_bytes)
         calls = join_calls(items[at : at + n])
         while len(calls) > room and n > 1:
             n = max(1, min(n - 1, n * room // len(calls)))
             calls = join_calls(items[at : at + n])
         return calls, n
 
-    # -- taking back ------------------------------------------------------------------------
 
-    def _steal(self, now_ms: int) -> None:
-        """Let devices that have had a free slot for a while take unstarted work from others."""
-        if not self._free or not self._assignments.busy:
-            return
-        for thief in list(self._free.values()):
-            if now_ms - (thief.free_since_ms or 0) < self._limits.steal_after_ms:
-                continue
-            thief.free_since_ms = now_ms
-            found = self._victim(thief, now_ms)
-            if found is not None:
-                opened, high = found
-                self._assignments.ask_trim(opened, high)
-
-    def _victim(self, thief: Device, now_ms: int) -> tuple[Open, int] | None:
-        """The assignment to take back from the device with the most work, and from where on."""
-        best: tuple[Open, int] | None = None
-        most = 0.0
-        compared = 0
-        for device in self._assignments.busy.values():
-            if device is thief:
-                continue
-            compared += 1
-            if compared > _CANDIDATES:
-                break
-            work = self._work_us(device, now_ms) / max(1, device.slots)
-            if work <= most:
-                continue
-            found = self._unstarted(device, thief)
-            if found is not None:
-                best, most = found, work
-        return best
-
-    def _unstarted(self, device: Device, thief: Device) -> tuple[Open, int] | None:
-        """What of a device's work surely waits: its newest slice, or half of a running tail."""
-        if device.link is None or not device.link.has_room:
-            return None
-        rows = list(device.assignments.values())
-        for opened in reversed(rows[device.slots :]):
-            if opened.trim_to is None and not why_not(thief, opened.page.header):
-                return opened, opened.low
-        for opened in rows[: device.slots]:
-            if opened.trim_to is not None or opened.left < 2:
-                continue
-            if opened.work_us < 1_000 * self._limits.steal_after_ms:
-                continue
-            if not why_not(thief, opened.page.header):
-                return opened, opened.end - opened.left // 2
-        return None
+def _in_both(
+    groups: dict[Requirement, Group], entries: dict[Requirement, Eligible]
+) -> list[Requirement]:
+    """The requirements that calls wait with and that a device with room meets."""
+    if len(groups) <= len(entries):
+        return [requirement for requirement in groups if requirement in entries]
+    return [requirement for requirement in entries if requirement in groups]

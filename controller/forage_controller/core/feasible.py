@@ -34,6 +34,8 @@ def why_not(device: Device, header: Header) -> str:
         return "it has not answered yet"
     if header.options.devices and device.name not in header.options.devices:
         return "not one of the devices asked for"
+    if header.function in device.lacks:
+        return "it refused this function as unknown"
     return _why_not_code(capabilities, header) or _why_not_required(capabilities, header)
 
 

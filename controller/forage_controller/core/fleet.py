@@ -6,8 +6,8 @@ nobody's sign of life: a session gets work once it has answered `report` with it
 """
 
 import heapq
-from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 from forage_controller.core.config import CoreConfig
 from forage_controller.core.effects import Effects
@@ -43,7 +43,8 @@ class Fleet:
     """Every device ever heard, its session, its link and our verdict on it.
 
     `on_gone(device, why, now_ms)` is told when a device's work is to go elsewhere,
-    `on_changed(device)` when it may or may not take work any more.
+    `on_changed(device)` when it may or may not take work any more, `on_forgotten(device)` when
+    it is not known any more.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Fleet:
         topics: Topics,
         on_gone: Callable[[Device, str, int], None],
         on_changed: Callable[[Device], None],
+        on_forgotten: Callable[[Device], None],
     ) -> None:
         self._config = config
         self._effects = effects
@@ -61,6 +63,7 @@ class Fleet:
         self._topics = topics
         self._on_gone = on_gone
         self._on_changed = on_changed
+        self._on_forgotten = on_forgotten
         self.devices: dict[str, Device] = {}
         self.session = ""
         """Our own; "" while we are not active."""
@@ -71,7 +74,8 @@ class Fleet:
         self._listening_since_ms = 0
         self._gaps: list[tuple[int, int]] = []
         self._checks: list[tuple[int, str]] = []
-        self._gone: deque[tuple[int, str]] = deque()
+        self._gone: dict[str, int] = {}
+        """Devices that went without a word of late -> when."""
         self._held: dict[str, str] = {}
         self._storm_until_ms: int | None = None
         self._refusing: dict[str, Device] = {}
@@ -143,8 +147,8 @@ class Fleet:
         """Judge the silence of devices whose time has come."""
         while self._checks and self._checks[0][0] <= now_ms:
             due, name = heapq.heappop(self._checks)
-            device = self.devices[name]
-            if device.check_ms != due:
+            device = self.devices.get(name)
+            if device is None or device.check_ms != due:
                 continue
             device.check_ms = None
             self._judge(device, now_ms)
@@ -181,16 +185,42 @@ class Fleet:
 
     # -- what devices say -------------------------------------------------------------------
 
-    def device(self, name: str) -> Device:
-        """The device of a name, made when it is first heard of."""
+    def device(self, name: str) -> Device | None:
+        """The device of a name, made when it is first heard of; None: there are too many."""
         device = self.devices.get(name)
-        if device is None:
+        if device is None and len(self.devices) < self._config.limits.devices:
             device = self.devices[name] = Device(name=name)
+        if device is None:
+            self._effects.drop("others", f"more than {len(self.devices)} devices")
         return device
+
+    def expire(self, now_ms: int) -> None:
+        """Forget devices that have been dead for long; their retained word would bring them back."""
+        keep_ms = self._config.limits.keep_ms
+        for device in list(self.devices.values()):
+            if (
+                device.verdict == "dead"
+                and device.heard_ms + keep_ms <= now_ms
+                and not device.assignments
+                and device.link is None
+            ):
+                del self.devices[device.name]
+                self._held.pop(device.name, None)
+                self._refusing.pop(device.name, None)
+                self._on_forgotten(device)
+                if device.why != NEVER_HEARD:
+                    topic = self._topics.verdict(self._config.name, device.name)
+                    self._effects.publish(topic, b"", retain=True)
+
+    def changed(self, device: Device) -> None:
+        """What a device may run has changed."""
+        self._on_changed(device)
 
     def on_presence(self, name: str, presence: DevicePresence, retain: bool, now_ms: int) -> None:
         """A device's own word, or its will's."""
         device = self.device(name)
+        if device is None:
+            return
         if presence.state in ("lost", "offline"):
             if presence.session == device.session and device.verdict != "dead":
                 why = "its connection broke" if presence.state == "lost" else "it said goodbye"
@@ -199,6 +229,8 @@ class Fleet:
                     self._lost(device, why, now_ms)
                 else:
                     self._gone_now(device, why, now_ms)
+            elif presence.session == device.session:
+                device.state = presence.state
             elif not device.session:
                 device.session = presence.session
                 device.state = presence.state
@@ -215,9 +247,15 @@ class Fleet:
     def on_capabilities(self, name: str, capabilities: DeviceCapabilities) -> None:
         """What a device is and has."""
         device = self.device(name)
+        if device is None:
+            return
         if device.session and start_of(capabilities.session) != start_of(device.session):
             return
-        device.capabilities = capabilities
+        before, device.capabilities = device.capabilities, capabilities
+        if before is not None and replace(before, session=capabilities.session) == capabilities:
+            # It says so whenever it is asked to report.
+            return
+        device.lacks = {}
         if device.link is not None:
             device.link.packet_bytes_max = min(
                 capabilities.packet_bytes_max, self._config.packet_bytes_max
@@ -227,6 +265,8 @@ class Fleet:
     def on_load(self, name: str, load: DeviceLoad, retain: bool, now_ms: int) -> None:
         """How busy a device is."""
         device = self.device(name)
+        if device is None:
+            return
         if retain:
             if load.session != device.session:
                 return
@@ -246,7 +286,7 @@ class Fleet:
     def on_message(self, name: str, session: str, now_ms: int) -> Device | None:
         """A device sent a message from `session`; None where that is not its current one."""
         device = self.device(name)
-        if not self._speaks(device, session, False, now_ms):
+        if device is None or not self._speaks(device, session, False, now_ms):
             return None
         if device.state in ("lost", "offline"):
             # Sent before the will or the goodbye, and overtaken by it: no sign of life. Only a
@@ -288,6 +328,11 @@ class Fleet:
         if start_of(session) == start_of(device.session):
             # An earlier session of a start never comes back; another start's may.
             device.link_number = 0
+        elif device.session:
+            # What the other one is and has says nothing of this one.
+            known = device.capabilities
+            if known is not None and start_of(known.session) != start_of(session):
+                device.capabilities = None
         device.session = session
         device.verified = False
         device.reported_ms = None
@@ -296,8 +341,9 @@ class Fleet:
         device.load = None
         device.candidate = ""
         device.candidate_until_ms = None
-        for opened in device.assignments.values():
-            opened.trim_to = None
+        device.lacks = {}
+        device.refusals = 0
+        device.refusing_until_ms = 0
         self._on_changed(device)
         self.report(device, now_ms)
 
@@ -374,9 +420,10 @@ class Fleet:
         """A device went without a word: dead, unless so many go at once that it is the network."""
         window = self.detect_ms(device)
         fleet = self.alive
-        self._gone.append((now_ms, device.name))
-        while self._gone[0][0] < now_ms - window:
-            self._gone.popleft()
+        self._gone.pop(device.name, None)
+        self._gone[device.name] = now_ms
+        while self._gone[next(iter(self._gone))] < now_ms - window:
+            del self._gone[next(iter(self._gone))]
         fleet = max(fleet, self.alive + len(self._gone) - 1)
         limits = self._config.limits
         if fleet >= limits.storm_devices and 4 * len(self._gone) >= fleet:
@@ -454,9 +501,6 @@ class Fleet:
             drop_link(device)
             device.link_number = 0
             device.verified = False
-            device.codes = {}
-            for opened in device.assignments.values():
-                opened.trim_to = None
             if device.session and device.state not in ("lost", "offline"):
                 self.report(device, now_ms)
             self.watch(device)
@@ -493,6 +537,11 @@ def drop_link(device: Device) -> None:
         device.link.closed = True
         device.link = None
         device.link_number += 1
+    # What was asked on it is not answered any more, and what was sent may not have come.
+    for opened in device.assignments.values():
+        opened.trim_to = None
+    device.codes = {}
+    device.code_wanted = {}
 
 
 def _is_loopback(broker: str) -> bool:

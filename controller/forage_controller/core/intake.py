@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from forage_controller.core.assignments import Assignments
-from forage_controller.core.backlog import Backlog
 from forage_controller.core.clients import Clients
 from forage_controller.core.codes import CodeShelf
 from forage_controller.core.effects import Effects
@@ -11,6 +10,7 @@ from forage_controller.core.fleet import Fleet
 from forage_controller.core.ledger import Ledger
 from forage_controller.core.monitor import Monitor
 from forage_controller.core.reconcile import Reconciler
+from forage_controller.core.settlement import Settlement
 from forage_controller.core.state import Device
 from forage_wire.codec import decode, decode_json
 from forage_wire.errors import DecodeError
@@ -41,9 +41,11 @@ from forage_wire.topics import ParsedTopic, Topics
 __all__ = ["Intake"]
 
 _FULL_MS = 100
+"""A device that refuses work is given nothing for this long; twice as long the next time ..."""
+_FULL_DOUBLINGS = 7
+"""... up to this often, until it has done some."""
 _CODE_WANTED_MAX = 1_024
 """Functions that one device may be owed at a time."""
-"""A device that says it is full is given nothing for this long."""
 
 
 class Intake:
@@ -56,8 +58,8 @@ class Intake:
         fleet: Fleet,
         clients: Clients,
         ledger: Ledger,
+        settlement: Settlement,
         assignments: Assignments,
-        backlog: Backlog,
         reconciler: Reconciler,
         monitor: Monitor,
         codes: CodeShelf,
@@ -68,8 +70,8 @@ class Intake:
         self._fleet = fleet
         self._clients = clients
         self._ledger = ledger
+        self._settlement = settlement
         self._assignments = assignments
-        self._backlog = backlog
         self._reconciler = reconciler
         self._monitor = monitor
         self._codes = codes
@@ -168,7 +170,7 @@ class Intake:
             case NeedCode():
                 for code_hash in message.hashes:
                     device.codes.pop(code_hash, None)
-                self._resend_code(device, message.hashes, now_ms)
+                self._resend_code(device, message.hashes)
             case Progress():
                 task_found = self._ledger.tasks.get(message.task)
                 if task_found is not None and len(task_found.progress) < 1_024:
@@ -181,7 +183,7 @@ class Intake:
     def _on_outcomes(self, device: Device, message: Outcomes, now_ms: int) -> None:
         for outcomes in message.sets:
             try:
-                if not self._ledger.on_outcomes(device, outcomes, now_ms):
+                if not self._settlement.on_outcomes(device, outcomes, now_ms):
                     self._reconciler.keep_outcomes(device, outcomes, now_ms)
             except DecodeError as error:
                 self._effects.drop(device.name, error)
@@ -189,12 +191,8 @@ class Intake:
     def _on_trimmed(self, device: Device, message: Trimmed, now_ms: int) -> None:
         for number, high in message.rows:
             opened = self._assignments.open.get(number)
-            if opened is None or opened.device is not device:
-                continue
-            back = self._assignments.trimmed(number, high, now_ms)
-            for pending in reversed(back):
-                self._backlog.add(pending, front=True)
-            self._ledger.release_if_over(opened.task, now_ms)
+            if opened is not None and opened.device is device:
+                self._reconciler.give_back(opened, high, now_ms)
 
     def _on_refused(self, device: Device, message: AssignmentRefused, now_ms: int) -> None:
         if message.reason == "epoch":
@@ -203,18 +201,23 @@ class Intake:
         opened = self._assignments.open.get(message.assignment)
         if opened is None or opened.device is not device:
             return
-        if message.reason in ("full", "draining"):
-            device.refusing_until_ms = now_ms + _FULL_MS
+        function = opened.page.header.function
+        if message.reason == "function" and isinstance(function, tuple):
+            # Until it says what it has.
+            device.lacks[function] = None
+            self._fleet.changed(device)
+        elif message.reason != "expired":
+            # It may say that for ever: the more often, the longer it is left alone.
+            wait_ms = _FULL_MS << min(device.refusals, _FULL_DOUBLINGS)
+            device.refusals += 1
+            device.refusing_until_ms = now_ms + wait_ms
         self._effects.note(
             "info",
             f"device={device.name} refused assignment={message.assignment}: {message.reason}",
         )
-        rest = self._assignments.unsettled(opened, opened.low, opened.end)
-        self._assignments.close(opened, f"refused: {message.reason}", now_ms)
-        for pending in reversed(rest):
-            self._backlog.add(pending, front=True)
+        self._reconciler.take_back(opened, f"refused: {message.reason}", now_ms)
 
-    def _resend_code(self, device: Device, hashes: tuple[bytes, ...], now_ms: int) -> None:
+    def _resend_code(self, device: Device, hashes: tuple[bytes, ...]) -> None:
         users = {
             opened.page.header.function: opened.task.client
             for opened in device.assignments.values()
@@ -223,16 +226,7 @@ class Intake:
             if len(device.code_wanted) < _CODE_WANTED_MAX:
                 # Nobody's where the page of the assignment that needs it is still on its way:
                 # the code comes with it.
-                device.code_wanted[code_hash] = users.get(code_hash)
-        self.hand_code(device, now_ms)
-
-    def hand_code(self, device: Device, now_ms: int) -> None:
-        """Send a device the code it asked for, as far as it is here."""
-        for code_hash, client in list(device.code_wanted.items()):
-            code = self._codes.get(code_hash, client, now_ms)
-            if code is not None:
-                del device.code_wanted[code_hash]
-                self._codes.hand_to(device, code)
+                self._codes.owe(device, code_hash, users.get(code_hash))
 
     def acknowledge(self, device: Device, rows: list[tuple[int, Ranges]]) -> None:
         """Tell a device what is committed of what it sent."""

@@ -9,27 +9,34 @@ from collections.abc import Callable
 from forage_controller.core.assignments import Assignments
 from forage_controller.core.backlog import Backlog, Pending
 from forage_controller.core.ledger import Ledger
+from forage_controller.core.settlement import Settlement
 from forage_controller.core.state import Counters, Device, Open
 from forage_wire.limits import LOSS_DEVICES_MIN, LOSSES_MAX
+from forage_wire.messages import Header
 from forage_wire.system_errors import DEVICE_LOST
 
 __all__ = ["Losses"]
 
 
 class Losses:
-    """Decides what becomes of assignments whose device is gone."""
+    """Decides what becomes of assignments whose device is gone.
+
+    `spared(header, names)` says whether any other device than those may run such calls.
+    """
 
     def __init__(
         self,
         backlog: Backlog,
         assignments: Assignments,
         ledger: Ledger,
-        fleet_size: Callable[[], int],
+        settlement: Settlement,
+        spared: Callable[[Header, list[str]], bool],
     ) -> None:
         self._backlog = backlog
         self._assignments = assignments
         self._ledger = ledger
-        self._fleet_size = fleet_size
+        self._settlement = settlement
+        self._spared = spared
 
     def lose_all(self, device: Device, why: str, now_ms: int) -> None:
         """A device is gone with all that it held."""
@@ -45,22 +52,23 @@ class Losses:
         if not rest:
             self._ledger.release_if_over(task, now_ms)
             return
-        if opened.page.header.options.at_most_once:
+        if opened.page.header.options.at_most_once and opened.sent:
             text = (
                 f"device {opened.device.name} was lost ({why}) and the call may have run there: "
                 "with at_most_once it is not run again"
             )
             ranges = [(pending.low, pending.high) for pending in rest]
-            self._ledger.make_outcomes(
+            self._settlement.make_outcomes(
                 task, ranges, "lost", DEVICE_LOST, text, now_ms, device=opened.device.name
             )
             return
         waiting: list[Pending] = []
-        maybe = rest[0].low
+        # The first of what has not been reported may have been running, if it was there at all.
+        maybe = rest[0].low if opened.sent else -1
         for pending in rest:
             waiting.extend(self._lost_pieces(opened, pending, maybe, why, now_ms))
         for pending in reversed(waiting):
-            self._backlog.add(pending, front=True)
+            self._backlog.add(pending, now_ms, front=True)
         self._ledger.dirty[task.id] = task
 
     def _lost_pieces(
@@ -68,10 +76,11 @@ class Losses:
     ) -> list[Pending]:
         """Split off calls that were running, or may have been: they go out one at a time."""
         task = opened.task
+        started, calls = task.started, range(pending.low, pending.high)
         singles = sorted(
             index
-            for index, number in task.started.items()
-            if number == opened.number and pending.low <= index < pending.high
+            for index in (calls if len(calls) < len(started) else started)
+            if index in calls and started.get(index) == opened.number
         )
         if pending.low <= maybe < pending.high and maybe not in singles:
             singles = sorted([maybe, *singles])
@@ -82,20 +91,22 @@ class Losses:
                 pieces.append(_piece(pending, low, index, pending.counters, announce=False))
             low = index + 1
             counters = pending.counters
-            if task.started.pop(index, None) is not None:
+            if started.get(index) == opened.number:
+                del started[index]
                 counters = (counters[0], counters[1], counters[2] + 1)
-                self._ledger.count(task, index, counters)
+                self._settlement.count(task, index, counters)
                 where = task.lost_on.setdefault(index, [])
                 where.append(opened.device.name)
-                distinct = len(dict.fromkeys(where))
-                if counters[2] >= LOSSES_MAX and distinct >= min(
-                    LOSS_DEVICES_MIN, max(1, self._fleet_size())
+                distinct = list(dict.fromkeys(where))
+                if counters[2] >= LOSSES_MAX and (
+                    len(distinct) >= LOSS_DEVICES_MIN
+                    or not self._spared(opened.page.header, distinct)
                 ):
                     text = (
                         f"the call was running on {', '.join(dict.fromkeys(where))} when they were "
                         f"lost, {counters[2]} times in all (last: {why}): it is not run again"
                     )
-                    self._ledger.make_outcomes(
+                    self._settlement.make_outcomes(
                         task,
                         ((index, index + 1),),
                         "lost",

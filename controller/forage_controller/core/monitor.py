@@ -13,6 +13,9 @@ from forage_wire.topics import Topics
 
 __all__ = ["Monitor"]
 
+_LINE_BYTES = 16
+"""What a line counts for beside its characters: empty ones take room too."""
+
 
 class Monitor:
     """Publishes documents at most once a second; keeps the last output of each task."""
@@ -156,10 +159,10 @@ class Monitor:
 
     def _add_line(self, task: Task, line: str) -> None:
         task.log.append(line)
-        task.log_bytes += len(line)
-        self._logs_bytes += len(line)
+        task.log_bytes += len(line) + _LINE_BYTES
+        self._logs_bytes += len(line) + _LINE_BYTES
         while task.log_bytes > self._limits.log_bytes and len(task.log) > 1:
-            dropped = len(task.log.popleft())
+            dropped = len(task.log.popleft()) + _LINE_BYTES
             task.log_bytes -= dropped
             self._logs_bytes -= dropped
             task.log_dropped += 1

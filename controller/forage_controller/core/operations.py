@@ -12,6 +12,7 @@ from forage_wire.ranges import Ranges
 __all__ = [
     "ClosedAssignment",
     "CodeLoaded",
+    "ForgetCode",
     "LoadCode",
     "LoadOutcomes",
     "LoadPage",
@@ -52,6 +53,13 @@ class SaveCode:
     hash: bytes
     form: str
     data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetCode:
+    """A function's code that no task uses any more, and whose place is needed."""
+
+    hash: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +160,7 @@ class SaveReleased:
 Operation = (
     SaveEpoch
     | SaveCode
+    | ForgetCode
     | SavePage
     | SaveAssignment
     | TrimAssignment

@@ -1,5 +1,7 @@
 """Pages' calls in memory, within a budget; what leaves is read back from the store."""
 
+from itertools import islice
+
 from forage_controller.core.effects import Effects
 from forage_controller.core.operations import LoadPage, PageLoaded
 from forage_controller.core.state import Page, Task
@@ -14,12 +16,16 @@ _CUT_BYTES = 48
 class PageCache:
     """Keeps calls of pages, the latest used longest."""
 
-    __slots__ = ("_bytes", "_bytes_max", "_effects", "_kept")
+    __slots__ = ("_bytes", "_bytes_max", "_cut", "_effects", "_kept", "_whole")
 
     def __init__(self, effects: Effects, bytes_max: int) -> None:
         self._effects = effects
         self._bytes_max = bytes_max
-        self._kept: dict[int, tuple[Page, int]] = {}
+        self._kept: dict[Page, int] = {}
+        self._whole: dict[Page, None] = {}
+        """Of those, what is saved and has not been cut: may go, the latest first ..."""
+        self._cut: dict[Page, None] = {}
+        """... and what is being assigned: may go if need be, the oldest first."""
         self._bytes = 0
 
     def put(self, page: Page) -> None:
@@ -33,6 +39,7 @@ class PageCache:
         if page is None:
             return
         page.loading = False
+        page.lost = event.calls is None
         if event.calls is not None and page.calls is None:
             page.calls = event.calls
             self.put(page)
@@ -43,6 +50,8 @@ class PageCache:
         Raises DecodeError where what the client sent are no calls.
         """
         known = page.cut
+        if page.lost:
+            raise DecodeError("the store has lost them")
         if known is None:
             known = page.items()
             if known is not None and len(known) != page.n:
@@ -54,40 +63,40 @@ class PageCache:
             self._effects.command(LoadPage(task=task.id, first=page.first))
         return known
 
+    def committed(self, page: Page) -> None:
+        """A page is saved: its calls may leave the memory."""
+        if page in self._kept:
+            self._sort(page)
+            self._evict(page)
+
     def drop(self, page: Page) -> None:
         """Forget a page whose task is released."""
-        kept = self._kept.pop(id(page), None)
-        if kept is not None:
-            self._bytes -= kept[1]
+        self._bytes -= self._kept.pop(page, 0)
+        self._whole.pop(page, None)
+        self._cut.pop(page, None)
         page.calls = None
         page.cut = None
 
     def _account(self, page: Page) -> None:
-        old = self._kept.pop(id(page), None)
-        if old is not None:
-            self._bytes -= old[1]
         size = page.calls_bytes + (_CUT_BYTES * page.n if page.cut is not None else 0)
-        self._kept[id(page)] = (page, size)
-        self._bytes += size
+        self._bytes += size - self._kept.get(page, 0)
+        self._kept[page] = size
+        self._sort(page)
+
+    def _sort(self, page: Page) -> None:
+        self._whole.pop(page, None)
+        self._cut.pop(page, None)
+        if page.committed:
+            (self._whole if page.cut is None else self._cut)[page] = None
 
     def _evict(self, newest: Page) -> None:
-        if self._bytes <= self._bytes_max:
-            return
-        # The latest pages go first: they are needed last. One that is not saved must stay.
-        for key in list(reversed(self._kept)):
-            page, size = self._kept[key]
-            if self._bytes <= self._bytes_max:
+        """Keep to the budget. The latest pages go first: they are needed last."""
+        while self._bytes > self._bytes_max:
+            page = next(
+                (each for each in islice(reversed(self._whole), 2) if each is not newest), None
+            )
+            if page is None:
+                page = next((each for each in islice(self._cut, 2) if each is not newest), None)
+            if page is None:
                 return
-            if page.committed and page is not newest and page.cut is None:
-                del self._kept[key]
-                self._bytes -= size
-                page.calls = None
-        for key in list(self._kept):
-            page, size = self._kept[key]
-            if self._bytes <= self._bytes_max:
-                return
-            if page.committed and page is not newest:
-                del self._kept[key]
-                self._bytes -= size
-                page.calls = None
-                page.cut = None
+            self.drop(page)

@@ -1,6 +1,7 @@
 """Answers to what people ask: the fleet, the tasks, why something does not run. JSON, for them."""
 
 import json
+from itertools import islice
 from typing import Any
 
 from forage_controller.core.assignments import Assignments
@@ -9,10 +10,19 @@ from forage_controller.core.feasible import why_not
 from forage_controller.core.fleet import Fleet
 from forage_controller.core.ledger import Ledger
 from forage_controller.core.state import Client, Device, Task
+from forage_wire.limits import CALL_BYTES_MAX
 from forage_wire.messages import Answer, Drain, Query
 from forage_wire.topics import split_call
 
 __all__ = ["Queries"]
+
+_TASKS_LISTED = 10_000
+"""Tasks of one user in one answer: the latest."""
+_TASKS_LOOKED_AT = 100_000
+
+
+def _as_json(body: Any) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 class Queries:
@@ -35,7 +45,10 @@ class Queries:
             ok = True
         except LookupError as error:
             body, ok = {"error": str(error.args[0])}, False
-        data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        data = _as_json(body)
+        if len(data) > CALL_BYTES_MAX:
+            too_long = {"error": f"the answer has {len(data)} bytes, more than a message may hold"}
+            data, ok = _as_json(too_long), False
         client.link.send(Answer(id=query.id, ok=ok, body=data))
 
     def _answer(self, client: Client, query: Query, now_ms: int) -> Any:
@@ -43,11 +56,9 @@ class Queries:
             case "devices":
                 return [_device_row(device, now_ms) for device in self._fleet.devices.values()]
             case "tasks":
-                return [
-                    _task_row(task, now_ms)
-                    for task in self._ledger.tasks.values()
-                    if task.client.user == client.user
-                ]
+                latest = islice(reversed(self._ledger.tasks.values()), _TASKS_LOOKED_AT)
+                own = [task for task in latest if task.client.user == client.user]
+                return [_task_row(task, now_ms) for task in reversed(own[:_TASKS_LISTED])]
             case "drain":
                 return self._drain(query)
             case _:
@@ -114,7 +125,8 @@ class Queries:
             return "collected", "its client has the outcome", ""
         if index in task.settled:
             return "settled", "the outcome is here and not collected yet", ""
-        for opened in task.open.values():
+        page = task.page_of(index)
+        for opened in page.open.values() if page is not None else ():
             if opened.low <= index < opened.end and index not in opened.reported:
                 device = opened.device.name
                 if index in task.started:
@@ -131,10 +143,8 @@ class Queries:
             return "there is no device"
         if all(reasons):
             return "no device is eligible"
-        queue = self._backlog.queue_of(page.header)
-        self._backlog.rest(queue)
-        if queue.waiting and task.assigned == 0 and not page.calls:
-            return "its page is being read"
+        if self._backlog.is_parked(page):
+            return "its function's code or its page is being fetched"
         return "all eligible devices are busy"
 
     def _explain(self, task: Task, index: int | None, now_ms: int) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 from forage_controller.core.assignments import Assignments
-from forage_controller.core.backlog import Backlog
+from forage_controller.core.backlog import Backlog, Pending
 from forage_controller.core.config import CoreConfig
 from forage_controller.core.effects import Effects
 from forage_controller.core.ledger import Ledger
 from forage_controller.core.losses import Losses
 from forage_controller.core.sessions import start_of
+from forage_controller.core.settlement import Settlement
 from forage_controller.core.state import Device, Open, Page, Task
 from forage_wire.errors import DecodeError
 from forage_wire.messages import CancelAssigned, DeviceInventory, Forget, OutcomeSet
@@ -43,6 +44,7 @@ class Reconciler:
         backlog: Backlog,
         assignments: Assignments,
         ledger: Ledger,
+        settlement: Settlement,
         losses: Losses,
     ) -> None:
         self._limits = config.limits
@@ -50,27 +52,35 @@ class Reconciler:
         self._backlog = backlog
         self._assignments = assignments
         self._ledger = ledger
+        self._settlement = settlement
         self._losses = losses
-        self._orphans: dict[str, list[_Orphan]] = {}
+        self._orphans: dict[str, dict[object, _Orphan]] = {}
+        """By task, and there by what was sent: what comes again replaces itself."""
         self._orphan_count = 0
         self._orphan_bytes = 0
 
     def listen_from(self, now_ms: int) -> None:
         """We are back: clients have the whole time again to claim what is held for them."""
         for kept in self._orphans.values():
-            for orphan in kept:
+            for orphan in kept.values():
                 orphan.until_ms = now_ms + self._limits.orphan_ms
 
     def on_inventory(self, device: Device, inventory: DeviceInventory, now_ms: int) -> None:
         """Make our book of a device true to what it says it holds."""
         held: dict[int, None] = {}
         for row in inventory.rows:
-            held[row[0]] = None
-            opened = self._assignments.open.get(row[0])
-            if opened is not None and opened.device is device:
-                opened.session = device.session
+            number, high = row[0], row[3]
+            held[number] = None
+            opened = self._assignments.open.get(number)
+            if opened is None or opened.device is not device:
+                self._unknown(device, row, now_ms)
                 continue
-            self._unknown(device, row, now_ms)
+            opened.session = device.session
+            if high < opened.end:
+                # It gave back a tail, and its word of that was lost with an earlier link.
+                self.give_back(opened, high, now_ms)
+            if opened.number in self._assignments.open:
+                self._assignments.remind(opened)
         # The newest first, so that the oldest ends in front of the queue.
         for opened in reversed(list(device.assignments.values())):
             if opened.number in held:
@@ -78,7 +88,7 @@ class Reconciler:
             if start_of(opened.session) != start_of(device.session):
                 self._losses.lose(opened, "it was started anew", now_ms)
             elif self._never_started(device, opened, inventory.received):
-                self._take_back(opened, now_ms)
+                self.take_back(opened, "never arrived", now_ms)
 
     def _never_started(self, device: Device, opened: Open, received: int) -> bool:
         """Whether an assignment missing from an inventory can never start there.
@@ -95,45 +105,63 @@ class Reconciler:
         number = link.numbers.get(opened.number)
         return number is not None and number <= received
 
-    def _take_back(self, opened: Open, now_ms: int) -> None:
+    def take_back(self, opened: Open, why: str, now_ms: int) -> None:
+        """A device does not have an assignment, or does not take it: its calls wait again."""
         rest = self._assignments.unsettled(opened, opened.low, opened.end)
-        self._assignments.close(opened, "never arrived", now_ms)
+        self._assignments.close(opened, why, now_ms)
+        self._wait_again(opened.task, rest, now_ms)
+
+    def give_back(self, opened: Open, high: int, now_ms: int) -> None:
+        """A device keeps [low, high) of an assignment: the rest waits again."""
+        self._wait_again(
+            opened.task, self._assignments.trimmed(opened.number, high, now_ms), now_ms
+        )
+
+    def _wait_again(self, task: Task, rest: list[Pending], now_ms: int) -> None:
         for pending in reversed(rest):
-            self._backlog.add(pending, front=True)
-        self._ledger.release_if_over(opened.task, now_ms)
+            self._backlog.add(pending, now_ms, front=True)
+        self._ledger.release_if_over(task, now_ms)
 
     def _unknown(self, device: Device, row: Row, now_ms: int) -> None:
-        number, task_id = row[:2]
+        number, task_id, low, high, _state = row
         task = self._ledger.tasks.get(task_id)
-        if task is not None:
-            self._closed_here(device, task, row, now_ms)
-        elif task_id in self._ledger.released:
+        if task is None and task_id in self._ledger.released:
             if device.link is not None:
                 device.link.send(Forget(assignments=(number,)))
+        elif low >= high:
+            self._effects.drop(device.name, "an assignment without calls")
+        elif task is None or task.page_of(low) is None:
+            self._keep(device, task_id, row, None, now_ms + self._limits.orphan_ms)
         else:
-            self._keep(device, task_id, row, None, now_ms)
+            self._closed_here(device, task, row, now_ms)
 
     def _closed_here(self, device: Device, task: Task, row: Row, now_ms: int) -> None:
-        """An assignment of a known task that is not open here: adopt it, or call it off."""
+        """An assignment of a known page that is not open here: adopt it, or call it off."""
         number, _task, low, high, state = row
         if state == "unacknowledged":
             return
         page = task.page_of(low)
-        free = page is not None and high <= page.end and not self._open_elsewhere(task, low, high)
-        strict = page is not None and (
-            page.header.settle == "controller" or page.header.options.at_most_once
+        assert page is not None
+        free = (
+            high <= page.end
+            and number < self._assignments.next_number
+            and number not in self._assignments.open
+            and not self._open_elsewhere(page, low, high)
         )
-        if page is not None and free and not strict:
+        waits = task.settle == "controller" or page.header.options.at_most_once
+        if free and not waits:
             self._adopt(device, task, page, row, now_ms)
         elif device.link is not None:
-            device.link.send(CancelAssigned(assignment=number, ranges=((low, high),), force=strict))
+            # What runs may run on, unless only an open assignment's outcome counts.
+            force = task.settle == "controller"
+            device.link.send(CancelAssigned(assignment=number, ranges=((low, high),), force=force))
 
-    def _open_elsewhere(self, task: Task, low: int, high: int) -> bool:
-        return any(opened.low < high and low < opened.end for opened in task.open.values())
+    def _open_elsewhere(self, page: Page, low: int, high: int) -> bool:
+        return any(opened.low < high and low < opened.end for opened in page.open.values())
 
     def _adopt(self, device: Device, task: Task, page: Page, row: Row, now_ms: int) -> None:
         number, _task, low, high, _state = row
-        taken = self._backlog.remove(task, low, high)
+        taken = self._backlog.remove(page, low, high, now_ms)
         counters = taken[0].counters if taken else (0, 0, 0)
         opened = Open(
             number=number,
@@ -156,7 +184,7 @@ class Reconciler:
 
     def keep_outcomes(self, device: Device, outcomes: OutcomeSet, now_ms: int) -> None:
         """Hold outcomes of a task that is not known: its page may be on the way."""
-        self._keep(device, outcomes.task, None, outcomes, now_ms)
+        self._keep(device, outcomes.task, None, outcomes, now_ms + self._limits.orphan_ms)
 
     def _keep(
         self,
@@ -164,48 +192,48 @@ class Reconciler:
         task: str,
         row: Row | None,
         outcomes: OutcomeSet | None,
-        now_ms: int,
+        until_ms: int,
     ) -> None:
         size = len(outcomes.data) if outcomes else 0
         if self._orphan_count >= _ORPHANS_MAX or self._orphan_bytes + size > _ORPHAN_BYTES_MAX:
             self._effects.drop(device.name, "too many assignments of unknown tasks")
             return
-        kept = self._orphans.setdefault(task, [])
-        if row is not None and any(orphan.row == row for orphan in kept):
+        kept = self._orphans.setdefault(task, {})
+        key: object = (device.name, row)
+        if outcomes is not None:
+            key = (device.name, outcomes.assignment, outcomes.ranges)
+        if key in kept:
             return
-        kept.append(
-            _Orphan(
-                device=device,
-                session=device.session,
-                row=row,
-                outcomes=outcomes,
-                until_ms=now_ms + self._limits.orphan_ms,
-            )
+        kept[key] = _Orphan(
+            device=device, session=device.session, row=row, outcomes=outcomes, until_ms=until_ms
         )
         self._orphan_count += 1
         self._orphan_bytes += size
 
     def _take(self, task: str) -> list[_Orphan]:
-        kept = self._orphans.pop(task, [])
+        kept = list(self._orphans.pop(task, {}).values())
         self._orphan_count -= len(kept)
         self._orphan_bytes -= sum(len(orphan.outcomes.data) for orphan in kept if orphan.outcomes)
         return kept
 
     def page_came(self, task: Task, now_ms: int) -> None:
-        """A task is known now: take what was held of it."""
+        """A page of a task is known now: take what was held of it."""
         if task.id not in self._orphans:
             return
         for orphan in self._take(task.id):
-            device = orphan.device
+            device, row = orphan.device, orphan.row
             if orphan.outcomes is not None:
                 try:
-                    self._ledger.on_outcomes(device, orphan.outcomes, now_ms)
+                    self._settlement.on_outcomes(device, orphan.outcomes, now_ms)
                 except DecodeError as error:
                     self._effects.drop(device.name, error)
-            elif orphan.row is not None and device.session == orphan.session:
-                known = self._assignments.open.get(orphan.row[0])
-                if known is None:
-                    self._closed_here(device, task, orphan.row, now_ms)
+            elif row is not None and device.session == orphan.session:
+                if row[0] in self._assignments.open:
+                    continue
+                if task.page_of(row[2]) is None:
+                    self._keep(device, task.id, row, None, orphan.until_ms)
+                else:
+                    self._closed_here(device, task, row, now_ms)
 
     def forget(self, task: str) -> None:
         """A task will never be known: its devices drop it."""
@@ -224,15 +252,15 @@ class Reconciler:
 
     def expire(self, now_ms: int) -> None:
         """Forget what nobody claimed in time."""
-        for task in [
-            task
-            for task, orphans in self._orphans.items()
-            if orphans and orphans[0].until_ms <= now_ms
-        ]:
+        while self._orphans:
+            # The first of the first is the oldest but for a page that came without its own.
+            task, kept = next(iter(self._orphans.items()))
+            if next(iter(kept.values())).until_ms > now_ms:
+                return
             self.forget(task)
 
     def next_wakeup_ms(self) -> int | None:
         """When `expire` has something to do."""
-        if not self._orphans:
-            return None
-        return min(orphans[0].until_ms for orphans in self._orphans.values() if orphans)
+        for kept in self._orphans.values():
+            return next(iter(kept.values())).until_ms
+        return None

@@ -1,13 +1,13 @@
 """From what the store held to where the controller was."""
 
 from forage_controller.core.assignments import Assignments
-from forage_controller.core.backlog import Backlog
+from forage_controller.core.backlog import Backlog, queue_key
 from forage_controller.core.clients import Clients
 from forage_controller.core.codes import CodeShelf
 from forage_controller.core.fleet import Fleet
 from forage_controller.core.ledger import Ledger
 from forage_controller.core.operations import RecoveredState, RecoveredTask
-from forage_controller.core.state import Open, Page, Task
+from forage_controller.core.state import Device, Open, Page, Task
 from forage_wire.codec import decode_header
 
 __all__ = ["recover"]
@@ -29,7 +29,7 @@ def recover(
     Returns:
         The names of devices that hold open assignments and have not been heard.
     """
-    codes.recovered(list(state.codes))
+    codes.recovered(state.codes)
     ledger.released.update(dict.fromkeys(state.released, ledger.keep_ms))
     for row in state.tasks:
         _task(row, clients, ledger)
@@ -38,7 +38,9 @@ def recover(
         page = task.pages.get(saved.first) if task else None
         if task is None or page is None:
             continue
-        device = fleet.device(saved.device)
+        device = fleet.devices.setdefault(saved.device, Device(name=saved.device))
+        # Whoever parses no presence is asked by the session that we knew.
+        device.session, device.state = saved.session, "online"
         opened = Open(
             number=saved.assignment,
             task=task,
@@ -50,29 +52,30 @@ def recover(
             session=saved.session,
             counters=(saved.tries, saved.deaths, saved.losses),
             measure=backlog.measure_of(page.header.function),
+            sent=True,
         )
         assignments.register(opened, 0)
-        for low, high in task.settled.common(opened.low, opened.end):
-            opened.left -= opened.reported.add(low, high)
-        if opened.left <= 0:
-            assignments.close(opened, "done", 0)
+        assignments.settled_before(opened, 0)
     for task in list(ledger.tasks.values()):
         for page in task.pages.values():
-            ledger.queue(task, page)
+            ledger.queue(task, page, 0)
         ledger.release_if_over(task, 0)
     return [device.name for device in fleet.devices.values() if device.assignments]
 
 
 def _task(row: RecoveredTask, clients: Clients, ledger: Ledger) -> None:
     client = clients.client(row.user, row.client)
-    task = Task(id=row.task, client=client, key=row.key, label=row.label, made_ms=0)
+    # A status of it may stand on the broker.
+    task = Task(id=row.task, client=client, key=row.key, label=row.label, made_ms=0, status_ms=0)
     for saved in row.pages:
+        header = decode_header(saved.header)
         page = Page(
             first=saved.first,
             n=saved.n,
             last=saved.last,
             header_bytes=saved.header,
-            header=decode_header(saved.header),
+            header=header,
+            queue_key=queue_key(header),
             calls_bytes=saved.calls_bytes,
             committed=True,
         )
@@ -87,6 +90,11 @@ def _task(row: RecoveredTask, clients: Clients, ledger: Ledger) -> None:
         for index in range(low, high):
             if index not in task.done:
                 task.counters[index] = (tries, deaths, losses)
+    task.archived = sum(
+        gap_high - gap_low
+        for low, high in task.settled
+        for gap_low, gap_high in task.collected.missing(low, high)
+    )
     task.archive_bytes = row.archive_bytes
     ledger.archive_bytes += row.archive_bytes
-    ledger.tasks[task.id] = client.tasks[task.id] = task
+    ledger.add_task(task, header)

@@ -1,7 +1,10 @@
 """What the controller knows: devices, clients, tasks, pages, assignments (data, no decisions)."""
 
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from forage_wire.codec import cut_calls
 from forage_wire.link import Link
@@ -62,19 +65,17 @@ class Device:
     """Another start under the same name, while the current one is asked for a sign of life."""
     candidate_until_ms: int | None = None
     refusing_until_ms: int = 0
-    """It refused work as full: nothing more until then."""
+    """It refused work: nothing more until then ..."""
+    refusals: int = 0
+    """... as many times in a row."""
+    lacks: dict[bytes | tuple[str, str], None] = field(default_factory=dict)
+    """Functions that it refused as unknown."""
     uncommitted: int = 0
     """Sets of outcomes that it sent and that are not committed, so not acknowledged, yet."""
-    free_since_ms: int | None = None
     busy_since_ms: int = 0
     """When it last began to hold work: it has one detection time for its first beat."""
     check_ms: int | None = None
     """When its silence is looked at next."""
-
-    @property
-    def online(self) -> bool:
-        """Whether it may run calls at all (draining ones finish what they have)."""
-        return self.verdict != "dead" and self.state in ("online", "draining")
 
     @property
     def slots(self) -> int:
@@ -97,9 +98,14 @@ class Client:
     """When it left, by its goodbye or will."""
     tasks: dict[str, "Task"] = field(default_factory=dict)
     attached: dict[str, "Task"] = field(default_factory=dict)
-    acknowledged: list[tuple[str, int]] = field(default_factory=list)
+    acknowledged: dict[tuple[str, int], None] = field(default_factory=dict)
     """Pages committed in this batch, to be told in one message."""
-    released: list[str] = field(default_factory=list)
+    released: dict[str, None] = field(default_factory=dict)
+    wanted: dict[str, RangeSet] = field(default_factory=dict)
+    """Task -> calls whose outcomes are to be read from the archive for it, a few at a time."""
+    reading: int = 0
+    """The request to the store that is under way for it; 0: none."""
+    heard_ms: int = 0
     minor: int = 0
     told_minor: bool = False
 
@@ -119,6 +125,14 @@ class Page:
     calls_bytes: int = 0
     committed: bool = False
     loading: bool = False
+    lost: bool = False
+    """The store does not have its calls any more."""
+    queue_key: tuple[Any, ...] = ()
+    """Which calls of other pages they may share a slice with."""
+    pending: dict[Any, None] = field(default_factory=dict)
+    """What waits of it (`Pending`)."""
+    open: dict[int, "Open"] = field(default_factory=dict)
+    """What is assigned of it."""
 
     def items(self) -> list[object] | None:
         """The calls one by one; None where they must be loaded. DecodeError: they are none."""
@@ -155,7 +169,13 @@ class Task:
     key: bytes
     label: str
     made_ms: int
+    settled_ms: int = 0
+    """When the last of its outcomes came (else when it was made)."""
+    function: bytes | tuple[str, str] = b""
+    settle: str = "direct"
     pages: dict[int, Page] = field(default_factory=dict)
+    firsts: list[int] = field(default_factory=list)
+    """Of its pages, sorted."""
     calls: int = 0
     """Calls of the pages here."""
     total: int | None = None
@@ -177,6 +197,8 @@ class Task:
     attempts: deque[Attempt] = field(default_factory=deque)
     assigned: int = 0
     """Assignments made so far."""
+    waiting: int = 0
+    """Calls in the backlog."""
     told: RangeSet = field(default_factory=RangeSet)
     """Committed calls that the client was told of, as it had not collected them."""
     settled_due_ms: int | None = None
@@ -184,7 +206,10 @@ class Task:
     failed: int = 0
     devices: dict[str, int] = field(default_factory=dict)
     """Device -> calls whose outcomes came from it."""
+    archived: int = 0
+    """Calls settled and not collected ..."""
     archive_bytes: int = 0
+    """... and what their outcomes take."""
     attached: dict[str, Client] = field(default_factory=dict)
     status_ms: int | None = None
     """When its status was last published."""
@@ -194,17 +219,47 @@ class Task:
     log_dropped: int = 0
 
     @property
+    def end(self) -> int:
+        """The index after the last call that is known."""
+        return self.pages[self.firsts[-1]].end if self.firsts else 0
+
+    @property
     def complete(self) -> bool:
         """Whether every call has been collected."""
-        return self.total is not None and self.collected.count >= self.total
+        return self.total is not None and self.collected.covers(0, self.total)
+
+    def add_page(self, page: Page) -> None:
+        """Take a page in."""
+        self.pages[page.first] = page
+        if self.firsts and page.first < self.firsts[-1]:
+            insort(self.firsts, page.first)
+        else:
+            self.firsts.append(page.first)
+        self.calls += page.n
+        if page.last:
+            self.total = page.end
 
     def page_of(self, index: int) -> Page | None:
         """The page that holds a call."""
-        # Pages but the last are equally long in practice; a scan is over few pages at most.
-        for page in self.pages.values():
-            if page.first <= index < page.end:
-                return page
-        return None
+        return next(self.pages_of(index, index + 1), None)
+
+    def pages_of(self, low: int, high: int) -> Iterator[Page]:
+        """The pages that hold any of [low, high), in order."""
+        at = max(0, bisect_right(self.firsts, low) - 1)
+        for first in self.firsts[at : bisect_left(self.firsts, high)]:
+            page = self.pages[first]
+            if page.end > low:
+                yield page
+
+    def forget_states(self, low: int, high: int) -> None:
+        """Calls have ended: nothing is kept of how they came to it."""
+        for states in (self.started, self.counters, self.lost_on, self.progress):
+            if len(states) <= high - low:
+                for index in [index for index in states if low <= index < high]:
+                    del states[index]
+            else:
+                for index in range(low, high):
+                    states.pop(index, None)
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -236,8 +291,12 @@ class Open:
     trim_to: int | None = None
     """A take-back that is not answered."""
     attempt: Attempt | None = None
-    held: bool = False
-    """Its device is lost, but the network may be to blame: it waits for the storm's end."""
+    called_off: RangeSet = field(default_factory=RangeSet)
+    """Calls of it that its device was told to skip ..."""
+    killed: RangeSet = field(default_factory=RangeSet)
+    """... or to kill."""
+    sent: bool = False
+    """Its device may have it."""
 
 
 @dataclass(slots=True, eq=False, repr=False)

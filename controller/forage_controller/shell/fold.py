@@ -13,6 +13,7 @@ from typing import Any
 import cbor2
 
 from forage_controller.core.operations import (
+    ForgetCode,
     Operation,
     RecoveredAssignment,
     RecoveredPage,
@@ -131,7 +132,8 @@ def select_outcomes(
 
 
 def write_straight(connection: sqlite3.Connection, operation: Operation) -> None:
-    """Write one operation to its table at once: an epoch, a code, or a large page or outcome."""
+    """Write one operation to its table at once: an epoch, a code (or its end), or a large page or
+    outcome."""
     match operation:
         case SaveEpoch():
             connection.execute(
@@ -142,6 +144,8 @@ def write_straight(connection: sqlite3.Connection, operation: Operation) -> None
                 "INSERT OR IGNORE INTO code VALUES (?, ?, ?)",
                 (operation.hash, operation.form, operation.data),
             )
+        case ForgetCode():
+            connection.execute("DELETE FROM code WHERE hash = ?", (operation.hash,))
         case SavePage():
             page = operation
             connection.execute(

@@ -23,6 +23,7 @@ from queue import SimpleQueue
 
 from forage_controller.core.operations import (
     CodeLoaded,
+    ForgetCode,
     LoadCode,
     LoadOutcomes,
     LoadPage,
@@ -249,7 +250,7 @@ class Store:
             size = len(operation.calls)  # type: ignore[union-attr]
         elif kind is SaveOutcomes:
             size = len(operation.data)  # type: ignore[union-attr]
-        elif kind is SaveEpoch or kind is SaveCode:
+        elif kind is SaveEpoch or kind is SaveCode or kind is ForgetCode:
             self._straight.append(operation)
             return
         if (
@@ -346,9 +347,14 @@ class Store:
 
     def _load_code(self, load: LoadCode) -> CodeLoaded:
         with self._recent_lock:
+            latest = None
             for one in self._unwritten():
-                if isinstance(one, SaveCode) and one.hash == load.hash:
-                    return CodeLoaded(hash=one.hash, form=one.form, data=one.data)
+                if isinstance(one, SaveCode | ForgetCode) and one.hash == load.hash:
+                    latest = one
+        if isinstance(latest, SaveCode):
+            return CodeLoaded(hash=load.hash, form=latest.form, data=latest.data)
+        if latest is not None:
+            return CodeLoaded(hash=load.hash, form="", data=None)
         row = self._reader.execute(
             "SELECT form, data FROM code WHERE hash = ?", (load.hash,)
         ).fetchone()

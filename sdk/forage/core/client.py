@@ -272,16 +272,17 @@ class ClientCore:
     def _start_link(self, controller: str, now_ms: int) -> None:
         """Begin to number anew: hello, inventory, then all that may have been lost."""
         self._hello_ms = now_ms
-        attached = [
-            name
-            for name, record in self.tasks.items()
-            if record.attached and not record.is_complete
-        ]
+        attached = [name for name, record in self.tasks.items() if record.attached]
+        for name in attached:
+            # With all outcomes here nothing is asked again, so no answer will release it.
+            if self.tasks[name].is_complete:
+                self._forget(name)
         self._sending.start_link(self._session, controller, self.tasks)
         self._sending.send_inventory(self.tasks)
         self._collecting.inventory_sent()
         for name in attached:
-            self._sending.attach(name)
+            if name in self.tasks:
+                self._sending.attach(name)
         for query in self._queries.values():
             self._sending.send(query)
 

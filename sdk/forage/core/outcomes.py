@@ -41,9 +41,13 @@ def items_of(outcomes: OutcomeSet) -> list[object] | None:
     # Hostile bytes make cbor2 raise many things (also RecursionError and OverflowError).
     except Exception:
         return None
-    if type(items) is not list or len(items) != ranges_count(outcomes.ranges):
+    if type(items) is not list:
         return None
-    return items
+    count = ranges_count(outcomes.ranges)
+    if len(items) == 1 and outcomes.assignment == 0:
+        # The controller ended them all for one reason.
+        return items * count
+    return items if len(items) == count else None
 
 
 def only_fresh(

@@ -1,0 +1,382 @@
+"""How calls are settled: outcomes of devices judged, errors made here, counters moved.
+
+The first valid outcome of any assignment wins, once; of a task with `settle=controller` only an
+open assignment's. A device may forget an outcome when it is committed; where there is no room to
+keep it, the device keeps it, and is asked for it again when there is.
+"""
+
+from collections.abc import Iterable
+
+from forage_controller.core.assignments import Assignments
+from forage_controller.core.backlog import Backlog, Pending
+from forage_controller.core.config import CoreConfig
+from forage_controller.core.effects import Effects
+from forage_controller.core.ledger import Ledger
+from forage_controller.core.operations import SaveCounters, SaveOutcomes
+from forage_controller.core.state import Counters, Device, Open, Task
+from forage_wire.errors import DecodeError
+from forage_wire.limits import DEATHS_MAX, RANGES_MAX, UNFINISHED_PART_BYTES_MAX
+from forage_wire.messages import OutcomeSet
+from forage_wire.ranges import Ranges, RangeSet
+from forage_wire.system_errors import CANCELLED, REFUSED, system_error
+from forage_wire.tags import slice_tag_valid
+
+__all__ = ["Settlement"]
+
+_OUTCOMES_AT_ONCE = 4_096
+"""Controller-made outcomes in one set."""
+_DATA_BYTES_MAX = UNFINISHED_PART_BYTES_MAX - 128 * 1024
+"""Of one set: with all around it, it must fit a message again."""
+
+
+class Settlement:
+    """Judges what devices send, and ends calls that no device will."""
+
+    def __init__(
+        self,
+        config: CoreConfig,
+        effects: Effects,
+        backlog: Backlog,
+        assignments: Assignments,
+        ledger: Ledger,
+    ) -> None:
+        self._limits = config.limits
+        self._effects = effects
+        self._backlog = backlog
+        self._assignments = assignments
+        self._ledger = ledger
+        self._acknowledge: dict[str, tuple[Device, dict[int, RangeSet]]] = {}
+        self._left: dict[str, Device] = {}
+        """Devices that keep outcomes for which there was no room."""
+
+    # -- outcomes of devices ----------------------------------------------------------------
+
+    def on_outcomes(self, device: Device, outcomes: OutcomeSet, now_ms: int) -> bool:
+        """Settle what a device sent; False where its task is not known (it may still come).
+
+        Raises DecodeError where the set contradicts itself or its tag is not the slice's.
+        """
+        _check(outcomes)
+        task = self._ledger.tasks.get(outcomes.task)
+        if task is None:
+            if outcomes.task not in self._ledger.released:
+                return False
+            # Only when that is saved: until then a crash would bring the task back.
+            self._acknowledge_once_committed(device, outcomes)
+            return True
+        if not slice_tag_valid(
+            outcomes.tag,
+            task.key,
+            task.id,
+            outcomes.assignment,
+            outcomes.low,
+            outcomes.high,
+            device.name,
+        ):
+            raise DecodeError("outcomes with a tag that is not their assignment's")
+        opened = self._assignments.open.get(outcomes.assignment)
+        if opened is not None and (opened.task is not task or opened.device is not device):
+            raise DecodeError("outcomes of an assignment that is another's")
+        new = self._news(task, opened, outcomes)
+        if new and not self._has_room(device):
+            return True
+        if opened is not None:
+            opened.measure.add(sum(high - low for low, high in outcomes.ranges), outcomes.run_us)
+        again = [] if opened is None else self._again(task, opened, outcomes, now_ms)
+        if new:
+            self._settle(task, outcomes, device.name, new, now_ms)
+        if opened is not None:
+            device.refusals = 0
+            self._assignments.reported(opened, outcomes.ranges, now_ms)
+        for pending in again:
+            self._backlog.add(pending, now_ms)
+        self._acknowledge_once_committed(device, outcomes)
+        self._ledger.release_if_over(task, now_ms)
+        return True
+
+    def _news(self, task: Task, opened: Open | None, outcomes: OutcomeSet) -> RangeSet:
+        """The calls that these outcomes settle."""
+        settled = RangeSet(outcomes.ranges)
+        for index, _reason, final in outcomes.errors:
+            if not final:
+                settled.remove(index, index + 1)
+        new = RangeSet()
+        for low, high in settled:
+            if task.settle == "controller":
+                # A closed assignment never wins, nor does what was taken back from an open one.
+                if opened is None:
+                    continue
+                low, high = max(low, opened.low), min(high, opened.end)
+            new.update(task.done.missing(low, high))
+        return new
+
+    def _has_room(self, device: Device) -> bool:
+        """Whether an outcome can be kept; else its device does, until it is asked to report."""
+        limits = self._limits
+        if self._ledger.archive_bytes <= limits.archive_bytes + limits.archive_reserve_bytes:
+            return True
+        if device.name not in self._left:
+            self._left[device.name] = device
+            self._effects.note(
+                "warning",
+                f"archive full, outcomes left on device={device.name} until there is room",
+            )
+        return False
+
+    def take_left(self) -> list[Device]:
+        """Devices whose outcomes were left with them, once there is room again."""
+        if not self._left or self._ledger.archive_bytes > self._limits.archive_bytes:
+            return []
+        left, self._left = self._left, {}
+        return list(left.values())
+
+    def forget(self, device: Device) -> None:
+        """A device is not known any more."""
+        self._left.pop(device.name, None)
+        self._acknowledge.pop(device.name, None)
+
+    def _again(self, task: Task, opened: Open, outcomes: OutcomeSet, now_ms: int) -> list[Pending]:
+        """Move the counters of calls that did not end, and say what is to run again.
+
+        Only the latest assignment of a call does that: an open one. What a closed one reports
+        runs elsewhere already.
+        """
+        again: list[Pending] = []
+        options = opened.page.header.options
+        for index, reason, final in outcomes.errors:
+            if final or index in task.done or index in opened.reported:
+                continue
+            if not opened.low <= index < opened.end:
+                continue
+            tries, deaths, losses = opened.counters
+            if reason == "died":
+                deaths += 1
+            elif reason != "cancelled":
+                tries += 1
+            # Whether an error is final the agent says; one that never does is not believed.
+            why = ""
+            if deaths >= DEATHS_MAX:
+                why = f"it killed {deaths} workers"
+            elif tries > options.retries:
+                why = f"it failed {tries} times"
+            elif options.at_most_once:
+                why = "it may run once only"
+            if why:
+                text = f"call {index} of {task.label or task.id} is not run again: {why}"
+                self.make_outcomes(task, ((index, index + 1),), reason, REFUSED, text, now_ms)
+                continue
+            counters = (tries, deaths, losses)
+            self.count(task, index, counters)
+            again.append(
+                Pending(task=task, page=opened.page, low=index, high=index + 1, counters=counters)
+            )
+        return again
+
+    def count(self, task: Task, index: int, counters: Counters) -> None:
+        """Move a call's counters."""
+        task.counters[index] = counters
+        tries, deaths, losses = counters
+        self._effects.save(
+            SaveCounters(
+                task=task.id,
+                low=index,
+                high=index + 1,
+                tries=tries,
+                deaths=deaths,
+                losses=losses,
+            )
+        )
+
+    def _settle(
+        self, task: Task, outcomes: OutcomeSet, device: str, new: RangeSet, now_ms: int
+    ) -> None:
+        ranges = new.freeze()
+        task.failed += sum(final and index in new for index, _reason, final in outcomes.errors)
+        self._mark_settled(task, ranges, new.count, len(outcomes.data), now_ms)
+        stored = OutcomeSet(
+            task=task.id,
+            assignment=outcomes.assignment,
+            low=outcomes.low,
+            high=outcomes.high,
+            tag=outcomes.tag,
+            device=device,
+            ranges=outcomes.ranges,
+            errors=outcomes.errors,
+            run_us=outcomes.run_us,
+            data=outcomes.data,
+        )
+        self._save(task, stored, ranges)
+        # Calls that are with another device now are to be skipped there.
+        self._assignments.call_off(task, ranges, but=outcomes.assignment)
+        to_owner = stored if task.settle == "controller" else None
+        self._effects.after_commit(
+            lambda at_ms: self._committed(task, ranges, to_owner, stored, at_ms)
+        )
+
+    def _save(self, task: Task, outcomes: OutcomeSet, settled: Ranges) -> None:
+        self._effects.save(
+            SaveOutcomes(
+                task=task.id,
+                assignment=outcomes.assignment,
+                device=outcomes.device,
+                low=outcomes.low,
+                high=outcomes.high,
+                tag=outcomes.tag,
+                ranges=outcomes.ranges,
+                settled=settled,
+                errors=outcomes.errors,
+                run_us=outcomes.run_us,
+                data=outcomes.data,
+            )
+        )
+
+    def _mark_settled(
+        self, task: Task, ranges: Ranges, calls: int, data_bytes: int, now_ms: int
+    ) -> None:
+        task.settled.update(ranges)
+        task.done.update(ranges)
+        for low, high in ranges:
+            task.forget_states(low, high)
+        task.settled_ms = now_ms
+        task.archived += calls
+        task.archive_bytes += data_bytes
+        self._ledger.settled += calls
+        self._ledger.archive_bytes += data_bytes
+        self._ledger.dirty[task.id] = task
+
+    def _committed(
+        self,
+        task: Task,
+        ranges: Ranges,
+        to_owner: OutcomeSet | None,
+        to_others: OutcomeSet,
+        now_ms: int,
+    ) -> None:
+        task.committed.update(ranges)
+        if to_owner is not None:
+            self._ledger.to_clients.append((task.client, to_owner))
+        for client in task.attached.values():
+            self._ledger.to_clients.append((client, to_others))
+        self._ledger.tell_settled(task, now_ms)
+
+    def _acknowledge_once_committed(self, device: Device, outcomes: OutcomeSet) -> None:
+        assignment, ranges = outcomes.assignment, outcomes.ranges
+        device.uncommitted += 1
+
+        def acknowledge(_now_ms: int) -> None:
+            device.uncommitted -= 1
+            rows = self._acknowledge.setdefault(device.name, (device, {}))[1]
+            rows.setdefault(assignment, RangeSet()).update(ranges)
+            # A microcontroller has room for the next call only now.
+            self._assignments.touched[device.name] = device
+
+        self._effects.after_commit(acknowledge)
+
+    def take_acknowledgements(self) -> list[tuple[Device, list[tuple[int, Ranges]]]]:
+        """What devices are to be told is committed, cut to what a message may hold."""
+        found: list[tuple[Device, list[tuple[int, Ranges]]]] = []
+        for device, rows in self._acknowledge.values():
+            cut: list[tuple[int, Ranges]] = []
+            for number, ranges in rows.items():
+                frozen = ranges.freeze()
+                cut.extend(
+                    (number, frozen[at : at + RANGES_MAX])
+                    for at in range(0, len(frozen), RANGES_MAX)
+                )
+            found.append((device, cut))
+        self._acknowledge = {}
+        return found
+
+    # -- outcomes made here -----------------------------------------------------------------
+
+    def make_outcomes(
+        self,
+        task: Task,
+        ranges: Iterable[tuple[int, int]],
+        reason: str,
+        system_reason: str,
+        text: str,
+        now_ms: int,
+        **details: object,
+    ) -> None:
+        """End calls with an error that the controller makes; told once it is saved.
+
+        Args:
+            task: Whose calls.
+            ranges: Which; those already done are left out.
+            reason: For the wire's `errors` rows.
+            system_reason: One of `forage_wire.system_errors`.
+            text: The sentence a person reads.
+            now_ms: Now.
+            details: Of the system error.
+        """
+        # One item for all of a set: a million calls may end for one reason.
+        data = b"\x81" + system_error(system_reason, text, **details)
+        for low, high in ranges:
+            for gap_low, gap_high in task.done.missing(low, high):
+                for first in range(gap_low, gap_high, _OUTCOMES_AT_ONCE):
+                    end = min(first + _OUTCOMES_AT_ONCE, gap_high)
+                    made = OutcomeSet(
+                        task=task.id,
+                        ranges=((first, end),),
+                        errors=tuple([(index, reason, True) for index in range(first, end)]),
+                        data=data,
+                    )
+                    self._make(task, made, now_ms)
+        self._ledger.release_if_over(task, now_ms)
+
+    def _make(self, task: Task, made: OutcomeSet, now_ms: int) -> None:
+        calls = len(made.errors)
+        task.failed += calls
+        self._mark_settled(task, made.ranges, calls, len(made.data) + 16 * calls, now_ms)
+        self._save(task, made, made.ranges)
+        self._assignments.call_off(task, made.ranges)
+        self._effects.after_commit(
+            lambda at_ms: self._committed(task, made.ranges, made, made, at_ms)
+        )
+
+    # -- calls that nobody wants --------------------------------------------------------------
+
+    def cancel(self, task: Task, ranges: Ranges, *, force: bool, owner: bool, now_ms: int) -> None:
+        """Nobody wants these calls any more: they leave the queue, devices skip (or kill) them.
+
+        The owner has decided already that they are cancelled, so for it they have ended; from
+        another client of the same user the owner is told by an outcome.
+        """
+        known = [(low, min(high, task.end)) for low, high in ranges if low < task.end]
+        wanted: list[tuple[int, int]] = []
+        for low, high in known:
+            wanted += task.done.missing(low, high)
+            for page in task.pages_of(low, high):
+                if page.pending:
+                    self._backlog.discard(page, low, high)
+        self._assignments.call_off(task, known if force else wanted, force=force)
+        if owner:
+            self._ledger.collect(task, wanted, now_ms)
+        else:
+            text = "cancelled by another client of the same user"
+            self.make_outcomes(task, wanted, "cancelled", CANCELLED, text, now_ms)
+
+    def abandon(self, task: Task, now_ms: int) -> None:
+        """Its client was told that a task is refused: whatever of it is here ends."""
+        everything = ((0, task.end),)
+        self.cancel(task, everything, force=True, owner=True, now_ms=now_ms)
+        task.total = task.end
+        self._ledger.collect(task, everything, now_ms)
+        self._ledger.release_if_over(task, now_ms)
+
+
+def _check(outcomes: OutcomeSet) -> None:
+    """What a set says must agree with itself."""
+    for low, high in outcomes.ranges:
+        if low < outcomes.low or high > outcomes.high:
+            raise DecodeError("outcomes of calls outside their assignment")
+    if len(outcomes.data) > _DATA_BYTES_MAX:
+        raise DecodeError(f"outcomes of more than {_DATA_BYTES_MAX} bytes")
+    if outcomes.errors:
+        ranges = RangeSet(outcomes.ranges)
+        seen: dict[int, None] = {}
+        for index, _reason, _final in outcomes.errors:
+            if index not in ranges or index in seen:
+                raise DecodeError("errors of calls that are not among the outcomes")
+            seen[index] = None
