@@ -134,4 +134,5 @@ class OutcomeSet:
     run_us: Annotated[int, "us", fields.UINT] = 0
     """Time spent running these calls, in microseconds."""
     data: Annotated[bytes, "d", fields.BLOB]
-    """A CBOR array of outcome items: [value], [kind, bytes, ...] or an error map."""
+    """A CBOR array of outcome items: [value], [kind, bytes, ...] or an error map. One for each
+    index, or, where the controller made the outcomes, a single one that stands for all."""
