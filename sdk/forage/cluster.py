@@ -19,6 +19,7 @@ from forage_wire.topics import Topics, is_name
 
 if TYPE_CHECKING:
     from forage.client import Client
+    from forage.shell.network import Network
 
 __all__ = ["ENGINES", "LocalCluster", "LocalDevice"]
 
@@ -107,6 +108,7 @@ class LocalCluster:
         self._broker_argument = broker
         self._state_dir = None if state_dir is None else Path(state_dir).absolute()
         self._topics = Topics(self._given_env.get("FORAGE_ROOT") or "forage")
+        self._networks: weakref.WeakSet[Network] = weakref.WeakSet()
         self._keeper: Keeper | None = None
         self._end: weakref.finalize[..., LocalCluster] | None = None
 
@@ -129,10 +131,16 @@ class LocalCluster:
         return str(self._address)
 
     def client(self) -> "Client":
-        """A new client of this cluster; close it, or use it in a with statement."""
+        """A new client of this cluster; use it in a with statement, or `shutdown` it.
+
+        One that is open when the cluster is closed ends then, and its open calls are cancelled.
+        """
         from forage.connecting import connect
 
-        return connect(self.broker_url, root=self._topics.root)
+        client = connect(self.broker_url, root=self._topics.root)
+        # Not the client: its batches and futures may outlive it, and wait on the connection.
+        self._networks.add(client._network)
+        return client
 
     def device(self, name: str) -> LocalDevice:
         """One of the devices; LookupError where there is none of that name."""
@@ -168,9 +176,13 @@ class LocalCluster:
         return self
 
     def close(self) -> None:
-        """End all services and remove the temporary directory; again is no error."""
+        """End clients and services and remove the temporary directory; again is no error."""
         if self._end is None or not self._end.alive:
             return
+        for network in list(self._networks):
+            # Nobody is left to end these calls, so who waits for one would wait for ever.
+            network.close(wait=False)
+            network.cancel_all(force=True)
         try:
             self._stop([*self.devices, self.controller])
             if self.broker is not None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -145,6 +146,19 @@ def test_a_broker_that_is_there_already_is_used_and_left_alone() -> None:
             assert cluster.devices[0].is_running
         assert other.broker is not None
         assert other.broker.is_running
+
+
+def test_a_clients_open_calls_are_cancelled_when_the_cluster_ends() -> None:
+    with LocalCluster(devices=1, engine="embedded") as cluster:
+        client = cluster.client()
+        running, pending = client.submit(time.sleep, 600), client.submit(time.sleep, 600)
+        until(running.running, "the report of its start")
+        attached = cluster.client().attach(running.id)
+    for future in (running, pending, attached[0]):
+        with pytest.raises(forage.TaskCancelled):
+            future.result(timeout=10)
+    with pytest.raises(RuntimeError, match="shutdown"):
+        client.submit(pow, 2, 3)
 
 
 def test_what_is_running_cannot_be_started() -> None:

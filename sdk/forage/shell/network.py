@@ -289,13 +289,14 @@ class Network:
         self.cancel(calls, ranges, force)
         return ranges
 
-    def cancel_all(self) -> None:
-        """Cancel what is pending of every task; another client's goes on without us."""
+    def cancel_all(self, *, force: bool = False) -> None:
+        """Cancel what is pending of every task, with `force` also what runs; another client's
+        goes on without us."""
         with self._lock:
             tasks = list(self._tasks.values())
         for calls in tasks:
             if not calls.is_attached:
-                self.cancel_within(calls, 0, calls.count, False)
+                self.cancel_within(calls, 0, calls.count, force)
                 continue
             _ranges, finished = calls.cancel_within(0, calls.count, True)
             for future in finished:
