@@ -257,6 +257,19 @@ class FakeClient:
         task: str = cbor2.loads(page.header)["t"]
         return task
 
+    def submit_pages(self, pages: int, n: int, **options: Any) -> str:
+        """One task of several pages of `n` calls."""
+        task = self.next_task()
+        if self.tasks == 1:
+            self.send(Code(hash=CODE, form="source", data=b"code"))
+        for number in range(pages):
+            page = self.page(n, task=task, first=number * n, last=number == pages - 1, **options)
+            self.send(Submit(pages=(page,)))
+        self.desk.run()
+        while self.link is not None and self.link.waiting:
+            self.desk.advance(20)
+        return task
+
     def collect(self, task: str, *ranges: tuple[int, int]) -> None:
         self.send(Collected(rows=((task, ranges),)))
         self.desk.run()

@@ -14,15 +14,27 @@ a queue whose code or page is not here is parked until that has come.
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+
+import cbor2
 
 from forage_controller.core.state import Counters, Measure, Page, Task
 from forage_wire.messages import Header
 
-__all__ = ["Backlog", "CallQueue", "Group", "Pending", "Requirement", "by_counters", "queue_key"]
+__all__ = [
+    "Backlog",
+    "CallQueue",
+    "Group",
+    "Pending",
+    "QueueKey",
+    "Requirement",
+    "by_counters",
+    "queue_key",
+]
 
-Requirement = tuple[Any, ...]
-"""What calls need of a device: equal ones are eligible on the same devices."""
+QueueKey = bytes
+"""What calls agree in that share a queue."""
+Requirement = bytes
+"""What calls need of a device: those that need the same are eligible on the same devices."""
 
 _CLIENTS_MAX = 16_384
 """Clients whose last turn is remembered."""
@@ -52,7 +64,7 @@ class Pending:
 class CallQueue:
     """The waiting calls of one function of one client, with equal options."""
 
-    key: tuple[Any, ...]
+    key: QueueKey
     requirement: Requirement
     client: tuple[str, str]
     header: Header
@@ -77,41 +89,57 @@ class Group:
 
     header: Header
     """Of any of them."""
-    clients: dict[tuple[str, str], dict[tuple[Any, ...], CallQueue]] = field(default_factory=dict)
+    clients: dict[tuple[str, str], dict[QueueKey, CallQueue]] = field(default_factory=dict)
     """Those that wait their turn; the first of each is next."""
-    unserved: dict[tuple[Any, ...], CallQueue] = field(default_factory=dict)
+    unserved: dict[QueueKey, CallQueue] = field(default_factory=dict)
     """Of those, what has nothing running."""
     served: int = 0
     """When it last had its turn."""
-    queues: dict[tuple[Any, ...], CallQueue] = field(default_factory=dict)
+    queues: dict[QueueKey, CallQueue] = field(default_factory=dict)
     """All with calls waiting, parked ones too."""
 
 
-def queue_key(header: Header) -> tuple[Any, ...]:
-    """What calls must agree in to share a queue."""
-    return (
-        header.user,
-        header.client,
-        header.function,
-        header.form,
-        header.python,
-        header.python_min,
-        header.options,
-        header.settle,
-        header.packet_bytes_max,
+def queue_key(header: Header) -> QueueKey:
+    """What calls must agree in to share a queue.
+
+    Bytes, as each keeps its hash: a tuple's is worked out anew at every look into a table.
+    """
+    options = header.options
+    return cbor2.dumps(
+        [
+            header.user,
+            header.client,
+            header.function,
+            header.form,
+            header.python,
+            header.python_min,
+            header.settle,
+            header.packet_bytes_max,
+            options.requires,
+            options.devices,
+            options.retries,
+            options.timeout_ms,
+            options.priority,
+            options.at_most_once,
+            options.fresh,
+            options.wait_ms,
+        ]
     )
 
 
 def _requirement(header: Header) -> Requirement:
     """What decides which devices are eligible."""
-    return (
-        header.form,
-        header.python,
-        header.python_min,
-        header.function if header.form == "named" else None,
-        header.options.requires,
-        header.options.devices,
-        header.options.at_most_once,
+    options = header.options
+    return cbor2.dumps(
+        [
+            header.form,
+            header.python,
+            header.python_min,
+            header.function if header.form == "named" else None,
+            options.requires,
+            options.devices,
+            options.at_most_once,
+        ]
     )
 
 
@@ -133,9 +161,9 @@ class Backlog:
     )
 
     def __init__(self) -> None:
-        self._all: dict[tuple[Any, ...], CallQueue] = {}
+        self._all: dict[QueueKey, CallQueue] = {}
         self._measures: dict[bytes | tuple[str, str], Measure] = {}
-        self._parked: dict[object, dict[tuple[Any, ...], CallQueue]] = {}
+        self._parked: dict[object, dict[QueueKey, CallQueue]] = {}
         self._priorities: list[int] = []
         self._served: dict[tuple[str, str], int] = {}
         self._turns = 0

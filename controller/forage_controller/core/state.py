@@ -127,7 +127,7 @@ class Page:
     loading: bool = False
     lost: bool = False
     """The store does not have its calls any more."""
-    queue_key: tuple[Any, ...] = ()
+    queue_key: bytes = b""
     """Which calls of other pages they may share a slice with."""
     pending: dict[Any, None] = field(default_factory=dict)
     """What waits of it (`Pending`)."""

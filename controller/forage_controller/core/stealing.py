@@ -31,6 +31,7 @@ class Stealing:
         "_due",
         "_limits",
         "_looks",
+        "_not_before_ms",
         "_thieves",
         "_victims",
         "_work_us",
@@ -50,6 +51,7 @@ class Stealing:
         self._looks: list[tuple[int, str]] = []
         self._due: dict[str, int] = {}
         """The one entry that a device has in `_looks`."""
+        self._not_before_ms = 0
         self._victims: dict[str, Device] = {}
 
     def room_changed(self, device: Device, free: bool, now_ms: int) -> None:
@@ -78,11 +80,13 @@ class Stealing:
 
     def next_wakeup_ms(self) -> int | None:
         """When a device that has been free for a while looks around; None: nothing is to be had."""
-        return self._looks[0][0] if self._looks and self._victims else None
+        if not self._looks or not self._victims:
+            return None
+        return max(self._looks[0][0], self._not_before_ms)
 
     def steal(self, now_ms: int) -> None:
         """Let free devices whose time has come take unstarted work from others."""
-        if not self._victims:
+        if not self._victims or now_ms < self._not_before_ms:
             return
         for _ in range(_THIEVES_AT_ONCE):
             if not self._looks or self._looks[0][0] > now_ms:
@@ -100,6 +104,8 @@ class Stealing:
             if found is not None:
                 self._assignments.ask_trim(*found)
             self._look_later(thief, 0 if found else failed + 1, now_ms)
+        # The others a little later: first what came in meanwhile.
+        self._not_before_ms = now_ms + 1
 
     def _victim(self, thief: Device, now_ms: int) -> tuple[Open, int] | None:
         """The assignment to take back from the device with the most work, and from where on."""
