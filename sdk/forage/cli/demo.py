@@ -33,7 +33,7 @@ from forage.demo_job import (
 )
 from forage_wire.codec import decode_json
 from forage_wire.documents import DeviceVerdict
-from forage_wire.errors import DecodeError
+from forage_wire.errors import DecodeError, Refused
 from forage_wire.topics import Topics
 
 if TYPE_CHECKING:
@@ -270,7 +270,11 @@ class _Run:
 
     def _note_attempts(self, killed: str, why: str) -> None:
         """What the dead device held, by the controller's word, and who has it now."""
-        for attempt in self._client.history(self._batch.id):
+        try:
+            attempts = self._client.history(self._batch.id)
+        except Refused:
+            attempts = []  # All outcomes are here, and the controller has forgotten the task.
+        for attempt in attempts:
             for index in range(attempt.low, attempt.high):
                 if attempt.device == killed and attempt.how == why:
                     self._lost.setdefault(index, "")
@@ -288,7 +292,10 @@ class _Run:
 
     def _draw(self) -> None:
         progress = self._batch.progress()
-        shares = self._client.task(self._batch.id).devices
+        try:
+            shares = self._client.task(self._batch.id).devices
+        except Refused:  # As in `_note_attempts`.
+            shares = Counter(future.device or "" for future in self._batch)
         known = {row.name: row for row in self._client.devices()}
         rows = []
         for device in self._cluster.devices:
