@@ -20,18 +20,21 @@ class DeviceParts:
     __slots__ = ("_assemblers",)
 
     def __init__(self) -> None:
-        self._assemblers: dict[str, tuple[tuple[str, str, int], PartAssembler]] = {}
+        self._assemblers: dict[str, tuple[tuple[str, str, int], int, PartAssembler]] = {}
 
     def add(self, device: str, part: Part) -> Linked | None:
         """The message that `part` completes, or None. Raises DecodeError as its parts do."""
         # A device counts its parted messages anew with each link to its controller.
         link = (part.session, part.controller, link_number(part))
-        known, assembler = self._assemblers.get(device, (link, PartAssembler()))
+        known, latest, assembler = self._assemblers.get(device, (link, 0, PartAssembler()))
         if known != link:
-            assembler = PartAssembler()
+            latest, assembler = 0, PartAssembler()
+        if part.message < latest:
+            # Sent again to the controller: it must not end what has come of a later message.
+            return None
         if device not in self._assemblers and len(self._assemblers) >= _DEVICES_MAX:
             del self._assemblers[next(iter(self._assemblers))]
-        self._assemblers[device] = (link, assembler)
+        self._assemblers[device] = (link, part.message, assembler)
         whole = assembler.add(part)
         if whole is None:
             return None
