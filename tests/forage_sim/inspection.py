@@ -29,8 +29,12 @@ def _left_at_clients(world: "World") -> list[str]:
     found = []
     for node in world.clients:
         process = node.process
-        if isinstance(process, ClientProcess) and process.alive and process.core().tasks:
-            found.append(f"{node.name} keeps tasks {list(process.core().tasks)}")
+        if not isinstance(process, ClientProcess) or not process.alive:
+            continue
+        # What it is attached to is kept as long as the owner's, dead or alive, for a day.
+        kept = [task for task in process.core().tasks if task in node.submitted]
+        if kept:
+            found.append(f"{node.name} keeps tasks {kept}")
     return found
 
 

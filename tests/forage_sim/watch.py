@@ -71,6 +71,7 @@ class Watch:
     def __init__(self, topics: Topics) -> None:
         self._topics = topics
         self._assemblers: dict[tuple[str, str, str, str, int], PartAssembler] = {}
+        self._last_part: dict[tuple[str, str, str, str, int], int] = {}
         self.given_out: dict[int, GivenOut] = {}
         self.runs: dict[tuple[str, int], list[Run]] = {}
         """By (task, index), in order."""
@@ -145,8 +146,12 @@ class Watch:
             listener(process, task, index, item)
 
     def _assemble(self, process: "Process", topic: str, part: Part) -> Linked | None:
-        # A new link of the same sessions counts its parted messages anew.
+        # A new link of the same sessions counts its parted messages anew; within one, a part that
+        # is sent again would end what is unfinished of the next message.
         key = (process.client_id, topic, part.session, part.controller, link_number(part))
+        if part.n <= self._last_part.get(key, 0):
+            return None
+        self._last_part[key] = part.n
         assembler = self._assemblers.setdefault(key, PartAssembler())
         try:
             whole = assembler.add(part)

@@ -105,6 +105,9 @@ class CommitFirst(Oracle):
             )
 
     def _check_settled(self, state: StoredState, outcomes: OutcomeSet, what: str) -> None:
+        if b"data-lost" in outcomes.data[:32]:
+            # Whoever is attached is told that another client has it: that settles nothing.
+            return
         said = RangeSet(outcomes.ranges)
         for index, _reason, final in outcomes.errors:
             if not final:

@@ -31,7 +31,9 @@ class FairVerdicts(Oracle):
         self._heard_ms: dict[tuple[str, str], int] = {}
         self._newest: dict[tuple[str, str], dict[str, int]] = {}
         """Start of the device -> the highest connect counter heard."""
-        self._last_word: dict[tuple[str, str], str] = {}
+        self._ended: dict[tuple[str, str], str] = {}
+        """The last session that ended when it was the newest, until the device is alive again."""
+        self._verdicts: dict[tuple[str, str], str] = {}
 
     def event(self, process: "Process", event: Any) -> None:
         if not isinstance(event, MessageReceived) or process.name not in self._controllers():
@@ -46,10 +48,11 @@ class FairVerdicts(Oracle):
             return
         presence = decode_json(event.payload, DevicePresence)
         start, _, counter = presence.session.partition("-")
-        if presence.state in ("lost", "offline"):
-            self._last_word[name] = presence.session
-            return
         newest = self._newest.setdefault(name, {})
+        if presence.state in ("lost", "offline"):
+            if int(counter) >= newest.get(start, 0):
+                self._ended[name] = presence.session
+            return
         newest[start] = max(newest.get(start, 0), int(counter))
         if not event.retain:
             self._heard_ms[name] = self.world.clock.now_ms
@@ -58,21 +61,21 @@ class FairVerdicts(Oracle):
         if topic.branch != "verdict" or not publish.payload:
             return
         verdict = decode_json(publish.payload, DeviceVerdict)
-        if verdict.verdict != "dead":
-            return
         name = (process.start_part, topic.device)
-        newest = self._newest.get(name, {})
-        if len(newest) > 1:
-            # Another start was heard under this name: one of them has to go.
+        before, self._verdicts[name] = self._verdicts.get(name, ""), verdict.verdict
+        if verdict.verdict == "alive":
+            self._ended.pop(name, None)
+        if verdict.verdict != "dead" or before == "dead":
             return
-        start, _, counter = self._last_word.get(name, "").partition("-")
-        if counter and int(counter) >= newest.get(start, 0):
+        newest = self._newest.get(name, {})
+        if name in self._ended or len(newest) > 1:
+            # Of two starts under one name, one has to go.
             return
         silent_ms = self.world.clock.now_ms - self._heard_ms.get(name, -(10**9))
         if silent_ms < (self.world.plan.detect_ms or 0):
             raise self.broken(
                 f"{topic.device} is declared dead ({verdict.why}) {silent_ms} ms after it was "
-                f"heard; its last word was {start}-{counter}, its sessions {newest}"
+                f"heard; its sessions are {newest}"
             )
 
     def _controllers(self) -> list[str]:

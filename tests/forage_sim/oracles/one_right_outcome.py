@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 from forage_sim.oracles.base import Oracle
 from forage_sim.workload import CallSpec, TaskSpec, value_item
+from forage_wire.io import Publish
 from forage_wire.limits import DEATHS_MAX, LOSSES_MAX
+from forage_wire.topics import ParsedTopic
 
 if TYPE_CHECKING:
     from forage_sim.nodes import ClientNode
@@ -22,6 +24,12 @@ class OneRightOutcome(Oracle):
     def __init__(self, world: "World") -> None:
         super().__init__(world)
         self._outcomes: dict[tuple[str, str, int], object] = {}
+        self._deaths = 0
+        """Devices declared dead so far."""
+
+    def published(self, process: "Process", publish: Publish, topic: ParsedTopic) -> None:
+        if topic.branch == "verdict":
+            self._deaths += b'"dead"' in publish.payload
 
     def resolved(self, process: "Process", task: str, index: int, item: object) -> None:
         client = self._client(process)
@@ -74,7 +82,8 @@ class OneRightOutcome(Oracle):
                 deaths = watch.killed[name]
                 legal = deaths >= DEATHS_MAX or (deaths >= 1 and options.at_most_once)
             case "device-lost":
-                legal = options.at_most_once or len(runs) >= LOSSES_MAX
+                # One run may be lost twice: with a device that is given up and comes back.
+                legal = options.at_most_once or self._deaths >= LOSSES_MAX
             case "data-lost" | "refused data-lost" | "refused unknown":
                 # What its owner has collected, or cancelled, may be gone for whoever attaches.
                 legal = not is_owner
