@@ -7,11 +7,12 @@ PYTEST_WORKERS ?= 2
 
 SEEDS ?= 2000
 
-.PHONY: demo test simulate check lint types imports format system-packages clean help
+.PHONY: demo test test-slow simulate check lint types imports format system-packages clean help
 
 help:
 	@echo "make demo             the main job: real work on three devices, one of them killed on the way"
 	@echo "make test             all tests (the short lanes)"
+	@echo "make test-slow        the longer lanes: everything killed again and again, and the like"
 	@echo "make simulate         the cores in a simulated world, SEEDS=2000 times (FIRST=0: the first seed)"
 	@echo "make check            ruff, mypy --strict, import-linter and the tests"
 	@echo "make system-packages  what widens the tests' coverage (needs root; Debian)"
@@ -27,6 +28,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup -m "not slow" tests
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup -m slow tests
 
 FIRST ?= 0
 simulate: $(STAMP)
