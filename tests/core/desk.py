@@ -13,13 +13,20 @@ from forage_controller.core.commands import Command, Exit
 from forage_controller.core.config import CoreConfig, Limits
 from forage_controller.core.controller import ControllerCore
 from forage_controller.core.operations import (
+    CodeLoaded,
     LoadCode,
     LoadOutcomes,
     LoadPage,
     Operation,
+    OutcomesLoaded,
+    PageLoaded,
     RecoveredState,
     Save,
+    SaveCode,
     SaveCommitted,
+    SaveOutcomes,
+    SavePage,
+    StoredOutcomes,
 )
 from forage_wire.codec import decode, decode_json, encode, encode_header, encode_json, join_calls
 from forage_wire.io import BatchEnded, Connected, Disconnected, MessageReceived, Note, Publish
@@ -43,6 +50,7 @@ from forage_wire.messages import (
     Report,
     Submit,
 )
+from forage_wire.ranges import RangeSet
 from forage_wire.topics import Topics
 
 TOPICS = Topics()
@@ -140,6 +148,7 @@ class FakeDevice:
         self,
         assignment: Assignment,
         *,
+        topic: str = "",
         indices: tuple[int, int] | None = None,
         errors: tuple[tuple[int, str, bool], ...] = (),
         run_us: int = 100,
@@ -163,8 +172,10 @@ class FakeDevice:
             run_us=run_us,
             data=cbor2.dumps(items),
         )
-        topic = TOPICS.task(header["u"], header["c"], header["t"], self.name)
-        self.send(Outcomes(sets=(outcomes,)), topic)
+        self.send(
+            Outcomes(sets=(outcomes,)),
+            topic or TOPICS.task(header["u"], header["c"], header["t"], self.name),
+        )
         self.desk.run()
 
     def of(self, kind: type) -> list[Any]:
@@ -383,6 +394,41 @@ class Desk:
             self.saved.extend(save.operations)
         if saves:
             self.handle(SaveCommitted(number=saves[-1].number))
+
+    def answer_loads(self) -> None:
+        """The store gives what it was asked for, of all that it committed."""
+        while self.loads:
+            load = self.loads.pop(0)
+            match load:
+                case LoadPage():
+                    pages = [
+                        page.calls
+                        for page in self.operations(SavePage)
+                        if (page.task, page.first) == (load.task, load.first)
+                    ]
+                    calls = pages[0] if pages else None
+                    self.handle(PageLoaded(task=load.task, first=load.first, calls=calls))
+                case LoadCode():
+                    found = [code for code in self.operations(SaveCode) if code.hash == load.hash]
+                    form, data = (found[0].form, found[0].data) if found else ("", None)
+                    self.handle(CodeLoaded(hash=load.hash, form=form, data=data))
+                case LoadOutcomes():
+                    self.handle(
+                        OutcomesLoaded(
+                            request=load.request, task=load.task, rows=self._archived(load)
+                        )
+                    )
+            self.run()
+
+    def _archived(self, load: LoadOutcomes) -> tuple[StoredOutcomes, ...]:
+        wanted = RangeSet(load.ranges)
+        return tuple(
+            StoredOutcomes(
+                **{name: getattr(row, name) for name in StoredOutcomes.__slots__}  # type: ignore[attr-defined]
+            )
+            for row in self.operations(SaveOutcomes)
+            if row.task == load.task and any(wanted.common(*each) for each in row.settled)
+        )
 
     def _carry_out(self, commands: list[Command]) -> None:
         for command in commands:

@@ -92,6 +92,19 @@ def test_silence_of_a_busy_device_is_suspect_at_half_and_dead_at_the_end() -> No
     assert [row.low for row in spare.assignments] == [0, 1, 2, 3]
 
 
+def test_a_device_that_never_says_a_word_after_it_was_given_work_is_found_dead() -> None:
+    desk = Desk(detect_ms=1_000).begin()
+    desk.advance(10_000)
+    desk.device("pi1")
+    desk.advance(1_000)
+    del desk.devices["pi1"]
+    desk.client().submit(1)
+    desk.advance(900)
+    assert desk.core.fleet.devices["pi1"].verdict == "suspect"
+    desk.advance(200)
+    assert desk.core.fleet.devices["pi1"].verdict == "dead"
+
+
 def test_beats_keep_a_busy_device_alive() -> None:
     desk = Desk(detect_ms=1_000).begin()
     desk.advance(10_000)

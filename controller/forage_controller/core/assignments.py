@@ -32,6 +32,7 @@ class Assignments:
         "_ready",
         "busy",
         "epoch",
+        "newly_busy",
         "open",
         "touched",
     )
@@ -46,6 +47,8 @@ class Assignments:
         self.open: dict[int, Open] = {}
         self.busy: dict[str, Device] = {}
         """Devices with open assignments."""
+        self.newly_busy: dict[str, Device] = {}
+        """Those that had none when somebody looked."""
         self.touched: dict[str, Device] = {}
         """Devices whose room may have changed since the dispatcher looked."""
 
@@ -116,6 +119,7 @@ class Assignments:
         if not device.assignments:
             device.busy_since_ms = now_ms
             self.busy[device.name] = device
+            self.newly_busy[device.name] = device
         device.assignments[opened.number] = opened
         device.work_us += opened.work_us
         device.work_bytes += opened.bytes

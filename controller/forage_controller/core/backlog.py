@@ -387,9 +387,15 @@ class Backlog:
                 return queue
         return None
 
-    def last_turn(self, group: Group) -> tuple[int, int]:
-        """When the next client of a group, and then the group, last had a turn: the least is due."""
-        client = next(iter(group.clients), None)
+    def last_turn(self, group: Group, *, unserved: bool = False) -> tuple[int, int]:
+        """When the next client of a group, and then the group, last had a turn: the least is due.
+
+        `unserved`: of those of its queues that have nothing running.
+        """
+        if unserved:
+            client = next((queue.client for queue in group.unserved.values()), None)
+        else:
+            client = next(iter(group.clients), None)
         return (0 if client is None else self._served.get(client, 0)), group.served
 
     def had_turn(self, queue: CallQueue) -> None:

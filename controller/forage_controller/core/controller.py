@@ -450,14 +450,10 @@ class ControllerCore:
         # Before new work: a device that keeps one outcome at a time has room for it by this.
         for device, rows in self.settlement.take_acknowledgements():
             self._intake.acknowledge(device, rows)
-        touched = list(self.assignments.touched.values())
         self.dispatcher.schedule(now_ms)
-        for device in touched:
-            if device.assignments:
-                self.fleet.watch(device)
-        for device in self.assignments.touched.values():
-            if device.assignments:
-                self.fleet.watch(device)
+        newly_busy, self.assignments.newly_busy = self.assignments.newly_busy, {}
+        for device in newly_busy.values():
+            self.fleet.watch(device)
         self.clients.tell(now_ms)
 
     def _hand_on_code(self) -> None:

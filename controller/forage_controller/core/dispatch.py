@@ -249,14 +249,23 @@ class Dispatcher:
         Else a single call behind another's million waits for all of them.
         """
         groups, spare = self._backlog.groups.get(priority, {}), self._index.spare
-        for requirement in _in_both(groups, spare):
+        ready = [
+            (self._backlog.last_turn(groups[requirement], unserved=True), at, requirement)
+            for at, requirement in enumerate(_in_both(groups, spare))
+            if groups[requirement].unserved
+        ]
+        heapq.heapify(ready)
+        while ready and left > 0:
+            _last, at, requirement = heapq.heappop(ready)
             group, entry = groups.get(requirement), spare.get(requirement)
-            while group is not None and entry is not None and group.unserved and left > 0:
-                queue = next(iter(group.unserved.values()))
-                if not entry.spare or not self._place(queue, entry, entry.spare, now_ms):
-                    break
+            if group is None or entry is None or not group.unserved:
+                continue
+            queue = next(iter(group.unserved.values()))
+            if self._place(queue, entry, entry.spare, now_ms):
                 left -= 1
                 self._backlog.had_turn(queue)
+                last = self._backlog.last_turn(group, unserved=True)
+                heapq.heappush(ready, (last, at, requirement))
         return left
 
     def _place(

@@ -32,6 +32,8 @@ def why_not(device: Device, header: Header) -> str:
         return "its capabilities are not known yet"
     if not device.verified:
         return "it has not answered yet"
+    if not capabilities.slots:
+        return "it has no slots"
     if header.options.devices and device.name not in header.options.devices:
         return "not one of the devices asked for"
     if header.function in device.lacks:

@@ -355,6 +355,7 @@ class Fleet:
         self._set_verdict(device, "alive", "heard", now_ms)
         if was_dead:
             self._held.pop(device.name, None)
+            self._gone.pop(device.name, None)
             device.verified = False
             self.report(device, now_ms)
         self.watch(device)
