@@ -6,6 +6,7 @@ give: its pid, its ready line, whether it has exited and whether anything is lef
 
 import marshal
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +40,7 @@ class Keeper:
                 process was killed.
         """
         self._owner = os.getpid()
+        self._folder = folder_to_remove
         self._condition = threading.Condition()
         self._processes: dict[str, LocalProcess] = {}
         self._has_ended = False
@@ -91,6 +93,9 @@ class Keeper:
         except OSError:
             pass  # What was corked for it when it died.
         self._popen.wait()
+        if self._folder is not None:
+            # The keeper has done so, unless it was killed itself.
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _read(self) -> None:
         assert self._popen.stdout is not None

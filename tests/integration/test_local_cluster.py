@@ -105,7 +105,9 @@ def test_nothing_outlives_a_killed_keeper() -> None:
     until_gone(pids)
     with pytest.raises(forage.ForageError, match="make a new LocalCluster"):
         cluster.controller.start()
+    assert cluster.controller.log.parent.is_dir()
     cluster.close()
+    assert not cluster.controller.log.parent.exists()
 
 
 def test_a_service_that_cannot_start_is_named_with_its_log(tmp_path: Path) -> None:
