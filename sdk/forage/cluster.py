@@ -179,9 +179,13 @@ class LocalCluster:
         """End clients and services and remove the temporary directory; again is no error."""
         if self._end is None or not self._end.alive:
             return
-        for network in list(self._networks):
+        networks = list(self._networks)
+        for network in networks:
             # Nobody is left to end these calls, so who waits for one would wait for ever.
             network.close(wait=False)
+            # First here: of a task that its own client has cancelled, nothing is kept for others.
+            network.cancel_attached()
+        for network in networks:
             network.cancel_all(force=True)
         try:
             self._stop([*self.devices, self.controller])

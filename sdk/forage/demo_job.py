@@ -14,7 +14,6 @@ import io
 import json
 import os
 import re
-import signal
 import sys
 import sysconfig
 import tokenize
@@ -296,8 +295,6 @@ def analyse_share(share: int, shares: int, count: int | None) -> Iterator[dict[s
 def main(argv: list[str]) -> int:
     """Analyse a share of the files, one finding a line on stdout: SHARE SHARES COUNT."""
     share, shares, count = (int(word) for word in argv)
-    # Ctrl-C reaches the whole terminal; the parent hears it and ends us, or its pipe breaks.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         for found in analyse_share(share, shares, count or None):
             print(json.dumps(found), flush=True)  # noqa: T201 - read by the parent

@@ -1,5 +1,6 @@
 """Running the command `forage`: in this process where that is enough, else as a program."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -98,6 +99,15 @@ class Ended:
 
 
 Run = Callable[..., Ended]
+
+
+@pytest.fixture(autouse=True)
+def own_log_level() -> Iterator[None]:
+    """Commands choose how much is logged, for their process; here others come after them."""
+    logger = logging.getLogger("forage")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture(autouse=True)

@@ -339,6 +339,9 @@ def _here(files: int | None, total: int, shown: Screen) -> tuple[dict[str, Any],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
+            # Ctrl-C is for us: it would end an interpreter that is just starting in a traceback.
+            # We end them, and where we are killed their pipe breaks.
+            process_group=0,
         )
         for share in range(shares)
     ]

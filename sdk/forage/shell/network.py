@@ -292,17 +292,24 @@ class Network:
     def cancel_all(self, *, force: bool = False) -> None:
         """Cancel what is pending of every task, with `force` also what runs; another client's
         goes on without us."""
-        with self._lock:
-            tasks = list(self._tasks.values())
-        for calls in tasks:
+        self.cancel_attached()
+        for calls in self._open_tasks():
             if not calls.is_attached:
                 self.cancel_within(calls, 0, calls.count, force)
-                continue
-            _ranges, finished = calls.cancel_within(0, calls.count, True)
-            for future in finished:
-                run_callbacks(future, future._extra)
-            with self._lock:
-                self._drop_complete(calls)
+
+    def cancel_attached(self) -> None:
+        """End here the calls of other clients' tasks; there they go on."""
+        for calls in self._open_tasks():
+            if calls.is_attached:
+                _ranges, finished = calls.cancel_within(0, calls.count, True)
+                for future in finished:
+                    run_callbacks(future, future._extra)
+                with self._lock:
+                    self._drop_complete(calls)
+
+    def _open_tasks(self) -> list[TaskCalls]:
+        with self._lock:
+            return list(self._tasks.values())
 
     def cancel_later(self, calls: TaskCalls) -> None:
         """Cancel what is pending of a task that nobody looks at any more.

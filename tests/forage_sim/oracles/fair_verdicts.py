@@ -32,7 +32,7 @@ class FairVerdicts(Oracle):
         self._newest: dict[tuple[str, str], dict[str, int]] = {}
         """Start of the device -> the highest connect counter heard."""
         self._ended: dict[tuple[str, str], str] = {}
-        """The last session that ended when it was the newest, until the device is alive again."""
+        """The last session that ended when it was the newest, until a later one is online."""
         self._verdicts: dict[tuple[str, str], str] = {}
 
     def event(self, process: "Process", event: Any) -> None:
@@ -54,6 +54,9 @@ class FairVerdicts(Oracle):
                 self._ended[name] = presence.session
             return
         newest[start] = max(newest.get(start, 0), int(counter))
+        # Not at the verdict: one that starts says only later, and in order, what it hears now.
+        if self._ended.get(name, presence.session) != presence.session:
+            del self._ended[name]
         if not event.retain:
             self._heard_ms[name] = self.world.clock.now_ms
 
@@ -63,8 +66,6 @@ class FairVerdicts(Oracle):
         verdict = decode_json(publish.payload, DeviceVerdict)
         name = (process.start_part, topic.device)
         before, self._verdicts[name] = self._verdicts.get(name, ""), verdict.verdict
-        if verdict.verdict == "alive":
-            self._ended.pop(name, None)
         if verdict.verdict != "dead" or before == "dead":
             return
         newest = self._newest.get(name, {})
