@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from forage_sim.oracles.base import Oracle
 from forage_wire.codec import decode_json
-from forage_wire.documents import DevicePresence, DeviceVerdict
+from forage_wire.documents import ControllerPresence, DevicePresence, DeviceVerdict
 from forage_wire.io import MessageReceived, Publish
 from forage_wire.topics import ParsedTopic
 
@@ -31,8 +31,10 @@ class FairVerdicts(Oracle):
         self._heard_ms: dict[tuple[str, str], int] = {}
         self._newest: dict[tuple[str, str], dict[str, int]] = {}
         """Start of the device -> the highest connect counter heard."""
-        self._ended: dict[tuple[str, str], str] = {}
-        """The last session that ended when it was the newest, until a later one is online."""
+        self._ended: dict[tuple[str, str], int] = {}
+        """When the newest session was heard to end, until that is told, or was not told in time."""
+        self._active_ms: dict[str, int] = {}
+        """Start of the controller -> since when it tells what it hears."""
         self._verdicts: dict[tuple[str, str], str] = {}
 
     def event(self, process: "Process", event: Any) -> None:
@@ -51,16 +53,21 @@ class FairVerdicts(Oracle):
         newest = self._newest.setdefault(name, {})
         if presence.state in ("lost", "offline"):
             if int(counter) >= newest.get(start, 0):
-                self._ended[name] = presence.session
+                self._ended[name] = self.world.clock.now_ms
             return
         newest[start] = max(newest.get(start, 0), int(counter))
-        # Not at the verdict: one that starts says only later, and in order, what it hears now.
-        if self._ended.get(name, presence.session) != presence.session:
-            del self._ended[name]
+        # Told in the turn in which it was heard; or, by one that starts, when it is active.
+        told_ms = max(self._ended.get(name, 0), self._active_ms.get(process.start_part, 10**9))
+        if told_ms < self.world.clock.now_ms:
+            self._ended.pop(name, None)
         if not event.retain:
             self._heard_ms[name] = self.world.clock.now_ms
 
     def published(self, process: "Process", publish: Publish, topic: ParsedTopic) -> None:
+        if topic.branch == "controller-presence" and publish.payload:
+            if decode_json(publish.payload, ControllerPresence).state == "active":
+                self._active_ms.setdefault(process.start_part, self.world.clock.now_ms)
+            return
         if topic.branch != "verdict" or not publish.payload:
             return
         verdict = decode_json(publish.payload, DeviceVerdict)
@@ -69,7 +76,7 @@ class FairVerdicts(Oracle):
         if verdict.verdict != "dead" or before == "dead":
             return
         newest = self._newest.get(name, {})
-        if name in self._ended or len(newest) > 1:
+        if self._ended.pop(name, None) is not None or len(newest) > 1:
             # Of two starts under one name, one has to go.
             return
         silent_ms = self.world.clock.now_ms - self._heard_ms.get(name, -(10**9))
