@@ -126,6 +126,44 @@ def test_what_is_adopted_lacks_what_was_settled_before() -> None:
     assert desk.core.backlog.waiting == 0
 
 
+@pytest.mark.parametrize("failed_before", [False, True])
+def test_a_call_that_ran_when_its_device_was_lost_may_still_fail_there(
+    failed_before: bool,
+) -> None:
+    desk = Desk().begin()
+    pi = desk.device("pi1")
+    client = desk.client()
+    task = client.submit(200, retries=3)
+    while not (long := [row for row in pi.assignments if row.high - row.low >= 4]):
+        pi.finish(pi.assignments.pop(0), run_us=10)
+    given = long[0]
+    topic = TOPICS.task("bob", client.name, task, "pi1")
+    running = given.low
+    if failed_before:
+        pi.finish(given, indices=(running, running + 1), errors=((running, "error", False),))
+        running += 1
+    pi.send(Started(rows=((task, running, given.assignment),)), topic)
+    desk.run()
+    pi.say("lost")
+    desk.run()
+    again(pi, (given.assignment, task, given.low, given.high, "running"))
+    opened = desk.core.assignments.open[given.assignment]
+    assert list(opened.reported) == ([(given.low, given.low + 1)] if failed_before else [])
+    counters = opened.task.counters
+    assert counters[running] == (0, 0, 1)
+    pi.finish(given, indices=(running, running + 1), errors=((running, "error", False),))
+    desk.run()
+    assert counters[running] == (1, 0, 1)
+    again_of = {each.low: each.counters for each in opened.page.pending} | {
+        row.low: (row.tries, row.deaths, row.losses)
+        for row in pi.assignments
+        if row.assignment > given.assignment
+    }
+    assert again_of[running] == (1, 0, 1)
+    if failed_before:
+        assert again_of[given.low] == (1, 0, 0)
+
+
 def test_work_on_a_page_still_on_its_way_is_adopted_when_it_comes() -> None:
     desk = Desk(recovered=_state(4)).begin()
     number = (5 << 40) + 77

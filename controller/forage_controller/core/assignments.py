@@ -138,9 +138,9 @@ class Assignments:
         task = opened.task
         for low, high in task.settled.common(opened.low, opened.end):
             opened.left -= opened.reported.add(low, high)
-        # An error that was not final has moved the call's counters beyond the assignment's.
+        # An error that was not final has moved the call's tries or deaths beyond the assignment's.
         for index, counters in list(task.counters.items()):
-            if opened.low <= index < opened.end and counters != opened.counters:
+            if opened.low <= index < opened.end and counters[:2] != opened.counters[:2]:
                 opened.left -= opened.reported.add(index, index + 1)
         if opened.left <= 0:
             self.close(opened, "done", now_ms)

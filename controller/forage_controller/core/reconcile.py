@@ -162,7 +162,12 @@ class Reconciler:
     def _adopt(self, device: Device, task: Task, page: Page, row: Row, now_ms: int) -> None:
         number, _task, low, high, _state = row
         taken = self._backlog.remove(page, low, high, now_ms)
-        counters = taken[0].counters if taken else (0, 0, 0)
+        # All had equal counters when they were assigned. Since then a failure that it reported
+        # has moved one's tries or deaths: that call waits. A loss has not ended it there.
+        counters = min((each.counters for each in taken), default=(0, 0, 0))
+        for pending in reversed(taken):
+            if pending.counters[:2] != counters[:2]:
+                self._backlog.add(pending, now_ms, front=True)
         opened = Open(
             number=number,
             task=task,

@@ -148,7 +148,8 @@ class Settlement:
                 continue
             if not opened.low <= index < opened.end:
                 continue
-            tries, deaths, losses = opened.counters
+            # Of an adopted assignment's calls, one may have been lost more often than the others.
+            tries, deaths, losses = task.counters.get(index, opened.counters)
             if reason == "died":
                 deaths += 1
             elif reason != "cancelled":
