@@ -365,7 +365,8 @@ class AgentMachine(RuleBasedStateMachine):
         """Once deaths end, everything that is held ends, and nothing is kept after that."""
         if not hasattr(self, "held"):
             return
-        for _ in range(1_000):
+        # A call may cost a round to start its worker, one to run and one to end the worker.
+        for _ in range(3 * len(self.waiting() | self.running()) + 100):
             if any(slot.state == "starting" for slot in self.slots):
                 self.workers_get_ready()
             for index, slot in enumerate(self.slots):
