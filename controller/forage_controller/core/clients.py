@@ -33,6 +33,7 @@ from forage_wire.messages import (
     OutcomeSet,
     Query,
     Released,
+    Seen,
     Settled,
     SubmissionRefused,
     Submit,
@@ -118,6 +119,7 @@ class Clients:
         self.session = ""
         for client in self.clients.values():
             self._drop_link(client)
+            client.link_number = None
 
     # -- coming and going -------------------------------------------------------------------
 
@@ -128,8 +130,28 @@ class Clients:
             return
         client.gone_ms = now_ms
         self._gone(client)
+        self._knock(client)
         self._reconciler.client_gone(name)
         self._drop_if_idle(client)
+
+    def _knock(self, client: Client) -> None:
+        """Ask a client that is said to be gone whether it is.
+
+        Its goodbye names no session, so it may be an earlier connection's, come late; and a
+        client that waits says nothing by itself. One that lives finds that we know less of its
+        link than we did, and begins a new one.
+        """
+        if not self.session or client.link_number is None:
+            return
+        link = self._links.make(
+            session=client.session,
+            controller=self.session,
+            number=client.link_number,
+            epoch=self.epoch,
+            topic=self._topics.to_client(client.user, client.name),
+            packet_bytes_max=PACKET_BYTES_MAX,
+        )
+        self._effects.outgoing([link.unnumbered(Seen(gap=True), qos=1)])
 
     def _drop_if_idle(self, client: Client) -> None:
         if not client.here and not client.tasks and not client.attached:
@@ -141,11 +163,16 @@ class Clients:
             if client.heard_ms + self._limits.keep_ms <= now_ms and not client.tasks:
                 # Its goodbye was lost. If it is there after all, it begins a new link.
                 self._gone(client)
+                self._detach(client)
+            elif client.gone_ms is not None:
+                self._knock(client)
             self._drop_if_idle(client)
 
     def _gone(self, client: Client) -> None:
         client.here = False
         self._drop_link(client)
+
+    def _detach(self, client: Client) -> None:
         for task in client.attached.values():
             task.attached.pop(client.name, None)
         client.attached = {}
@@ -184,14 +211,20 @@ class Clients:
             if not is_newer(session, client.session):
                 return None
             self._drop_link(client)
+            client.link_number = None
         number = link_number(message)
-        if client.link is not None:
-            if number == client.link.number:
-                return client.link
-            if number < client.link.number:
-                return None
-            self._drop_link(client)
+        if client.link is not None and number == client.link.number:
+            return client.link
+        if client.link_number is not None and number <= client.link_number:
+            if client.link is None and number == client.link_number:
+                # We let go of this link: what we would say on it is told already, for its client.
+                self._knock(client)
+            return None
+        self._drop_link(client)
+        # It attaches again on each link.
+        self._detach(client)
         client.session = session
+        client.link_number = number
         client.link = self._links.make(
             session=session,
             controller=self.session,

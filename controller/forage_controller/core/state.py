@@ -91,6 +91,8 @@ class Client:
     name: str
     session: str = ""
     link: Link | None = None
+    link_number: int | None = None
+    """Which link of this pair of sessions that is, or was before it was said to be gone."""
     python: str = ""
     packet_bytes_max: int = 0
     here: bool = False

@@ -1,0 +1,98 @@
+"""The controller's core and clients that are said to be gone: some are not."""
+
+from core.desk import TOPICS, Desk, FakeClient
+from forage_wire.messages import Attach, Fetch, Outcomes, Seen, Settled
+
+
+def is_said_to_be_gone(desk: Desk, client: FakeClient) -> None:
+    """A will of its comes, of whichever connection: an empty message names none."""
+    desk.publish(TOPICS.client_presence(client.user, client.name), b"")
+    desk.run()
+
+
+def begins_anew(desk: Desk, client: FakeClient) -> bool:
+    """What a client's core does about a link of which its controller has lost track."""
+    assert client.link is not None
+    if not client.link.is_forgotten:
+        return False
+    client.hello(controller=client.controller or f"{desk.start}-1")
+    client.flush()
+    desk.run()
+    return True
+
+
+def test_a_client_that_waits_is_asked_whether_it_is_gone_when_an_old_will_says_so() -> None:
+    desk = Desk().begin()
+    pi = desk.device("pi1")
+    client = desk.client()
+    task = client.submit(1)
+    is_said_to_be_gone(desk, client)
+    pi.finish(pi.assignments[0])
+    desk.advance(2_000)
+    assert not client.of(Settled)
+    assert begins_anew(desk, client)
+    desk.advance(2_000)
+    assert client.of(Settled)[-1].rows == ((task, ((0, 1),)),)
+
+
+def test_a_client_whose_asking_was_lost_is_asked_again_while_it_has_tasks() -> None:
+    desk = Desk().begin()
+    client = desk.client()
+    client.submit(1)
+    link, client.link = client.link, None
+    desk.clients.remove(client)
+    is_said_to_be_gone(desk, client)
+    desk.clients.append(client)
+    client.link = link
+    assert link is not None
+    assert not link.is_forgotten
+    desk.advance(60_000)
+    assert link.is_forgotten
+
+
+def test_a_link_that_was_given_up_is_not_opened_again_under_its_number() -> None:
+    desk = Desk().begin()
+    pi = desk.device("pi1")
+    client = desk.client()
+    task = client.submit(1)
+    assert client.link is not None
+    is_said_to_be_gone(desk, client)
+    # It speaks before it has read that it must begin anew: numbers would begin at 1 again.
+    seen = client.link.unnumbered(Seen(), qos=1)
+    desk.publish(seen.topic, seen.payload)
+    desk.run()
+    pi.finish(pi.assignments[0])
+    desk.advance(2_000)
+    assert not client.of(Settled)
+    assert begins_anew(desk, client)
+    desk.advance(2_000)
+    assert client.of(Settled)[-1].rows == ((task, ((0, 1),)),)
+
+
+def test_whoever_is_attached_and_said_to_be_gone_is_asked_too() -> None:
+    desk = Desk().begin()
+    desk.device("pi1")
+    owner = desk.client()
+    task = owner.submit(1)
+    other = desk.client(name="1" * 13)
+    other.hello()
+    other.send(Attach(task=task))
+    desk.run()
+    desk.clients.remove(other)
+    is_said_to_be_gone(desk, other)
+    desk.clients.append(other)
+    desk.advance(60_000)
+    assert begins_anew(desk, other)
+
+
+def test_a_client_that_is_gone_and_has_nothing_here_is_forgotten() -> None:
+    desk = Desk().begin()
+    pi = desk.device("pi1")
+    client = desk.client()
+    task = client.submit(1)
+    pi.finish(pi.assignments[0])
+    client.collect(task, (0, 1))
+    assert not client.of(Outcomes)
+    assert not client.of(Fetch)
+    is_said_to_be_gone(desk, client)
+    assert not desk.core.clients.clients
