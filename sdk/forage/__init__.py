@@ -31,11 +31,13 @@ if TYPE_CHECKING:
         VersionMismatch,
     )
     from forage.future import Future
-    from forage.info import Attempt, DeviceInfo, Explanation, TaskInfo
+    from forage.info import Attempt, CallProgress, DeviceInfo, Explanation, TaskInfo
+    from forage.within import progress
 
 __all__ = [
     "connect",
     "LocalCluster",
+    "progress",
     "Client",
     "Future",
     "Batch",
@@ -43,6 +45,7 @@ __all__ = [
     "DeviceInfo",
     "TaskInfo",
     "Attempt",
+    "CallProgress",
     "Explanation",
     "ForageError",
     "NotConnected",
@@ -61,6 +64,7 @@ __all__ = [
 _HOMES = {
     "connect": "forage.connecting",
     "LocalCluster": "forage.cluster",
+    "progress": "forage.within",
     "Client": "forage.client",
     "Future": "forage.future",
     "Batch": "forage.batch",
@@ -68,6 +72,7 @@ _HOMES = {
     "DeviceInfo": "forage.info",
     "TaskInfo": "forage.info",
     "Attempt": "forage.info",
+    "CallProgress": "forage.info",
     "Explanation": "forage.info",
     "ForageError": "forage.errors",
     "NotConnected": "forage.errors",

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from forage.core.commands import NoteAttempts, RefuseTask, ResolveCalls
 from forage.errors import DataLost, ForageError, Refused, VersionMismatch
 from forage.future import CANCELLED, FINISHED, LOCK, PENDING, RUNNING, Future
+from forage.info import CallProgress
 from forage_wire.limits import CALLS_PER_SUBMIT_TASK_MAX
+from forage_wire.messages import Progress
 from forage_wire.ranges import Ranges
 from forage_wire.values import decode_outcome_item, rebuild_error
 from forage_wire.values.exact import SCALARS
@@ -26,6 +28,8 @@ Finished = list[Future[Any]]
 
 _INDICES = tuple(range(CALLS_PER_SUBMIT_TASK_MAX))
 """One integer object for each index that a burst can have, shared by all futures."""
+PROGRESS_MAX = 4_096
+"""Calls of a task whose last word on their progress is kept."""
 
 
 def outcome_of(item: Any, device: str, attempt: int) -> tuple[Any, BaseException | None]:
@@ -68,6 +72,7 @@ class TaskCalls:
     __slots__ = (
         "__weakref__",
         "_failed",
+        "_progress",
         "count",
         "ended",
         "id",
@@ -86,6 +91,7 @@ class TaskCalls:
         self.is_sealed = False
         self.is_attached = False
         self._failed: dict[int, int] | None = None
+        self._progress: dict[int, CallProgress] | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -103,6 +109,22 @@ class TaskCalls:
                 self._failed = {}
             for index, _reason in command.rows:
                 self._failed[index] = self._failed.get(index, 0) + 1
+
+    def note_progress(self, said: Progress) -> None:
+        """A call says how far it is."""
+        with LOCK:
+            if self._progress is None:
+                self._progress = {}
+            elif len(self._progress) >= PROGRESS_MAX:
+                del self._progress[next(iter(self._progress))]
+            # The newest last: the one heard of longest ago goes first.
+            self._progress.pop(said.index, None)
+            fraction = said.permille / 1_000
+            self._progress[said.index] = CallProgress(fraction=fraction, text=said.text)
+
+    def progress_of(self, index: int) -> CallProgress | None:
+        """The last that a call has said of how far it is."""
+        return None if self._progress is None else self._progress.get(index)
 
     def note_cancelled(self, index: int) -> None:
         """A future of it was cancelled. Under `LOCK`."""

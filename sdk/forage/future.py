@@ -19,7 +19,7 @@ from forage_wire.topics import call_name
 
 if TYPE_CHECKING:
     from forage.calls import TaskCalls
-    from forage.info import Attempt, Explanation
+    from forage.info import Attempt, CallProgress, Explanation
 
 __all__ = [
     "CANCELLED",
@@ -141,6 +141,15 @@ class Future(concurrent.futures.Future[_T]):
         if self._state == FINISHED:
             return "done" if self._exception is None else "failed"
         return _WORDS.get(self._state, "cancelled")
+
+    @property
+    def progress(self) -> "CallProgress | None":
+        """What the call said last with `forage.progress`; None where nothing has come.
+
+        It goes from the device to the client that submitted the call, at most twice a second, and
+        may be lost: for people, not for programs to count on.
+        """
+        return None if self._calls is None else self._calls.progress_of(self._index)
 
     def history(self) -> "list[Attempt]":
         """The call's attempts as the controller knows them, oldest first.

@@ -72,6 +72,15 @@ class DeviceInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallProgress:
+    """What a running call has said of how far it is, with `forage.progress`."""
+
+    fraction: float
+    """0 to 1."""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskInfo:
     """One task as the controller knows it at the moment of the question."""
 
@@ -94,11 +103,17 @@ class TaskInfo:
     """Calls for each device that had a part in it (only from `Client.task`)."""
     attempts: int = 0
     """Assignments made so far (only from `Client.task`)."""
+    progress: Mapping[int, CallProgress] = field(default_factory=dict)
+    """What its open calls have said last, by index (only from `Client.task`)."""
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "TaskInfo":
         """The record for one row of the controller's answer."""
-        return _from_row(cls, row)
+        progress = {
+            int(index): CallProgress(fraction=said["permille"] / 1_000, text=said["text"])
+            for index, said in row.get("progress", {}).items()
+        }
+        return _from_row(cls, {**row, "progress": progress})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

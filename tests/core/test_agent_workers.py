@@ -3,7 +3,7 @@
 import cbor2
 import pytest
 
-from core.agent_harness import Harness, assignment, number, session
+from core.agent_harness import CLIENT, TASK, Harness, assignment, number, session
 from forage_agent.core.events import (
     KillWorker,
     LogLines,
@@ -12,17 +12,19 @@ from forage_agent.core.events import (
     TakeBack,
     WorkerExited,
     WorkerLoaded,
+    WorkerProgress,
     WorkerReturned,
 )
 from forage_agent.core.settings import (
     FUNCTIONS_PER_WORKER_MAX,
+    PROGRESS_EVERY_MS,
     RESTART_AFTER_MS,
     STARTED_AFTER_MS,
     UNACKNOWLEDGED_BYTES_MAX,
 )
 from forage_wire.io import Note
 from forage_wire.limits import CALL_BYTES_MAX, DEATHS_MAX
-from forage_wire.messages import Code, Drain, Options, Outcomes, Report, Started
+from forage_wire.messages import Code, Drain, Options, Outcomes, Progress, Report, Started
 
 
 @pytest.fixture
@@ -120,6 +122,36 @@ def test_call_that_runs_5_ms_is_reported_as_started_once(bench: Harness) -> None
     bench.advance(1_000)
     [message] = bench.messages(Started)
     assert [(row[1], row[2]) for row in message.rows] == [(7, number(1))]
+
+
+def progress(permille: int, index: int = 7) -> WorkerProgress:
+    return WorkerProgress(
+        slot=0, assignment=number(1), index=index, permille=permille, text="at it"
+    )
+
+
+def test_progress_goes_to_the_task_topic_unnumbered_and_the_latest_of_many(bench: Harness) -> None:
+    bench.assign(assignment(1, 7, 8))
+    bench.forget_said()
+    bench.put(progress(100))
+    bench.put(progress(200))
+    bench.put(progress(300))
+    [first] = bench.messages(Progress)
+    assert (first.task, first.index, first.permille, first.n) == (TASK, 7, 100, 0)
+    assert bench.topics_said == [bench.topics.task("user", CLIENT, TASK, "dev")]
+    bench.advance(PROGRESS_EVERY_MS)
+    assert [message.permille for message in bench.messages(Progress)] == [100, 300]
+    bench.advance(10 * PROGRESS_EVERY_MS)
+    assert len(bench.messages(Progress)) == 2
+
+
+def test_progress_of_a_call_that_ended_or_is_anothers_goes_nowhere(bench: Harness) -> None:
+    bench.assign(assignment(1, 7, 8))
+    bench.put(progress(100, index=8))
+    bench.finish(1, 7)
+    bench.put(progress(999))
+    bench.advance(PROGRESS_EVERY_MS)
+    assert bench.messages(Progress) == []
 
 
 def test_new_link_hears_again_of_what_runs(bench: Harness) -> None:

@@ -6,7 +6,7 @@ import cbor2
 import pytest
 
 from core.client_desk import CLIENT, CONTROLLER, DEVICE_SESSION, KEY, USER, Desk, pages_of, task_id
-from forage.core.commands import NoteAttempts, NoteStarted, RefuseTask, ResolveCalls
+from forage.core.commands import NoteAttempts, NoteProgress, NoteStarted, RefuseTask, ResolveCalls
 from forage.core.events import AttachAsked, CallsCancelled
 from forage_wire.codec import encode
 from forage_wire.io import MessageReceived
@@ -16,6 +16,7 @@ from forage_wire.messages import (
     Options,
     Outcomes,
     OutcomeSet,
+    Progress,
     Released,
     Settled,
     Started,
@@ -117,6 +118,16 @@ def test_started_calls_are_noted_while_they_are_open() -> None:
     rows = (*ours, ("vvvvvvvvvvvvv-1", 0, 5))
     desk.device_says(Started(rows=rows))
     assert desk.take(NoteStarted) == [NoteStarted(device="pi1", rows=((task_id(), 1),))]
+
+
+def test_progress_is_noted_while_its_call_is_open() -> None:
+    desk = submitted(3)
+    desk.resolve(((0, 1),))
+    said = [Progress(task=task_id(), index=index, permille=500) for index in (0, 1, 7)]
+    for message in (*said, Progress(task="vvvvvvvvvvvvv-1", index=1, permille=500)):
+        desk.device_says(message)
+    [noted] = desk.take(NoteProgress)
+    assert (noted.device, noted.said.index, noted.said.permille) == ("pi1", 1, 500)
 
 
 def test_outcomes_above_a_packet_are_put_together_from_parts() -> None:

@@ -130,13 +130,38 @@ def test_nothing_is_kept_of_how_an_ended_call_came_to_its_end() -> None:
     task = client.submit(1, retries=3)
     topic = TOPICS.task(client.user, client.name, task, "pi1")
     pi.send(Started(rows=((task, 0, pi.assignments[0].assignment),)), topic)
-    pi.send(Progress(task=task, index=0, permille=500, text="half"))
+    pi.send(Progress(task=task, index=0, permille=500, text="half"), topic)
+    desk.run()
+    assert desk.core.ledger.tasks[task].progress == {0: (500, "half")}
     pi.finish(pi.assignments[0], errors=((0, "error", False),))
-    pi.send(Progress(task=task, index=0, permille=500, text="half"))
+    pi.send(Progress(task=task, index=0, permille=500, text="half"), topic)
     pi.finish(pi.assignments[1])
+    pi.send(Progress(task=task, index=0, permille=900, text="late"), topic)
+    desk.run()
     known = desk.core.ledger.tasks[task]
     for states in (known.started, known.counters, known.lost_on, known.progress):
         assert not states
+
+
+def test_progress_is_believed_of_the_device_that_has_the_call_and_the_latest_counts() -> None:
+    desk = Desk().begin()
+    pi = desk.device("pi1")
+    client = desk.client()
+    task = client.submit(1)
+    other = desk.device("pi2")
+    said = desk.core.ledger.tasks[task].progress
+    topic = TOPICS.task(client.user, client.name, task, "pi2")
+    other.send(Progress(task=task, index=0, permille=900, text="not mine"), topic)
+    desk.run()
+    assert said == {}
+    topic = TOPICS.task(client.user, client.name, task, "pi1")
+    for permille in (100, 700):
+        pi.send(Progress(task=task, index=0, permille=permille), topic)
+    desk.run()
+    assert said == {0: (700, "")}
+    pi.send(Progress(task=task, index=9, permille=1), topic)
+    desk.run()
+    assert said == {0: (700, "")}
 
 
 def test_a_session_that_uses_ever_new_functions_is_remembered_only_so_far() -> None:

@@ -90,6 +90,15 @@ def speak(text: str, gate: str) -> int:
     return len(text)
 
 
+def resize(gate: str) -> str:
+    for at in range(1_000):
+        forage.progress(at / 4_000, f"image {at}")
+    while not Path(gate).exists():
+        time.sleep(0.01)
+    forage.progress(1, "done")
+    return "resized"
+
+
 def connect_again(url: str) -> None:
     forage.connect(url)
 
@@ -123,6 +132,26 @@ def test_a_worker_that_dies_is_its_calls_error(
     assert how.items() <= raised.value.details.items()
     assert client.submit(pow, 2, 5).result(LIMIT_S) == 32
     assert agents(cluster) == before
+
+
+def test_a_running_call_tells_its_client_and_the_controller_how_far_it_is(
+    client: Client, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    future = client.submit(resize, str(gate))
+    latest = forage.CallProgress(fraction=0.25, text="image 999")
+    until(lambda: future.progress == latest, "the last of a thousand words is here")
+    until(lambda: client.task(future.id).progress == {0: latest}, "the controller has it too")
+    gate.touch()
+    assert future.result(LIMIT_S) == "resized"
+
+
+def test_progress_outside_of_a_task_does_nothing_but_look_at_its_arguments() -> None:
+    forage.progress(0.5, "here")
+    with pytest.raises(ValueError, match="NaN"):
+        forage.progress(float("nan"))
+    with pytest.raises(TypeError, match="bytes"):
+        forage.progress(0.5, b"text")  # type: ignore[arg-type]
 
 
 def test_the_other_calls_of_a_task_survive_one_that_kills_its_worker(client: Client) -> None:

@@ -29,6 +29,7 @@ from forage_agent.core.events import (
     WorkerExited,
     WorkerLoaded,
     WorkerOutcomes,
+    WorkerProgress,
     WorkerReady,
     WorkerReturned,
 )
@@ -38,6 +39,7 @@ from forage_agent.core.notes import Notes
 from forage_agent.core.outbox import Outbox
 from forage_agent.core.pool import Pool
 from forage_agent.core.presence import PublicWord
+from forage_agent.core.progress import ProgressReports
 from forage_agent.core.settings import HEADERS_MAX, Settings
 from forage_agent.core.slices import Piece, Slice
 from forage_agent.core.starts import Starts
@@ -103,6 +105,7 @@ class AgentCore:
         self._code = CodeStore(settings.code_bytes_max)
         self._outbox = Outbox(self._topics, self._device)
         self._starts = Starts(self._topics, self._device)
+        self._progress = ProgressReports(self._topics, self._device)
         named = {name.encode(): function for name, function in settings.functions.items()}
         self._pool = Pool(
             settings.capabilities.slots, self._code, named, self._on_ended, self._on_started
@@ -164,6 +167,8 @@ class AgentCore:
                 self._pool.on_ready(event.slot)
             case WorkerLoaded():
                 self._pool.on_loaded(event.slot, now_ms)
+            case WorkerProgress():
+                self._on_progress(event)
             case WorkerReturned():
                 self._pool.on_returned(event)
             case WorkerExited():
@@ -204,6 +209,7 @@ class AgentCore:
             if link.has_room:
                 found.append(self._outbox.next_wakeup_ms())
             found.append(self._starts.due_ms())
+            found.append(self._progress.due_ms())
         due = [moment for moment in found if moment is not None]
         return min(due) if due else None
 
@@ -469,6 +475,11 @@ class AgentCore:
         if not part.announce and self._controllers.link is not None:
             self._starts.started(part, index)
 
+    def _on_progress(self, event: WorkerProgress) -> None:
+        part = self._pool.holder(event.slot, event.assignment, event.index)
+        if part is not None and self._controllers.link is not None:
+            self._progress.note(event.slot, part, event.index, event.permille, event.text)
+
     def _on_log_lines(self, event: LogLines) -> None:
         if self._controllers.session:
             self._commands += log_messages(
@@ -524,6 +535,8 @@ class AgentCore:
         self._starts.send(link)
         for part, announcement in self._starts.announcements(link, now_ms):
             self._starts.sent(part, self._publish(announcement, receipt=True), now_ms)
+        for report in self._progress.send(link, now_ms):
+            self._publish(report, receipt=False)
         if link.has_room:
             self._outbox.send(link, now_ms)
         self._publish_all(link.poll(now_ms))

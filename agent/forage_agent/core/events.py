@@ -45,6 +45,7 @@ __all__ = [
     "WorkerExited",
     "WorkerLoaded",
     "WorkerOutcomes",
+    "WorkerProgress",
     "WorkerReady",
     "WorkerReturned",
 ]
@@ -82,6 +83,17 @@ class WorkerOutcomes:
     """(index, reason) of those that are errors: error, version or unreadable."""
     run_us: int = 0
     """Time spent in these calls, in microseconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerProgress:
+    """A call says how far it is."""
+
+    slot: int
+    assignment: int
+    index: int
+    permille: int
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,6 +258,7 @@ Event = (
     | WorkerReady
     | WorkerLoaded
     | WorkerOutcomes
+    | WorkerProgress
     | WorkerReturned
     | WorkerExited
     | LogLines

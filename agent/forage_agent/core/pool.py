@@ -133,6 +133,13 @@ class Pool:
             return worker.given[0].part, worker.given[0].low
         return worker.last
 
+    def holder(self, slot: int, assignment: int, index: int) -> Slice | None:
+        """The slice of a call that a worker has; None where that call has ended, or is another's."""
+        for given in self._workers[slot].given:
+            if given.part.assignment == assignment and given.low <= index < given.high:
+                return given.part
+        return None
+
     def next_wakeup_ms(self) -> int | None:
         """When `poll` has something to do without further events."""
         due: int | None = None

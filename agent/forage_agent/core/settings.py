@@ -16,6 +16,7 @@ __all__ = [
     "NOTE_EVERY_MS",
     "OUTCOMES_AFTER_MS",
     "PRESENCE_REPAIR_EVERY_MS",
+    "PROGRESS_EVERY_MS",
     "RESTART_AFTER_MS",
     "RESTART_AFTER_MS_MAX",
     "SPREAD_MIN_US",
@@ -42,6 +43,8 @@ SPREAD_MIN_US = 100
 LOAD_EVERY_MS = 30_000
 LOAD_EVERY_MS_MIN = 1_000
 PRESENCE_REPAIR_EVERY_MS = 1_000
+PROGRESS_EVERY_MS = 500
+"""A slot's call is heard on how far it is at most this often; of more words the latest counts."""
 NOTE_EVERY_MS = 1_000
 """Bad input makes one line in the log for each kind in this time; all of it is counted."""
 RESTART_AFTER_MS = 100

@@ -28,7 +28,7 @@ from forage_agent.core.events import (
     StartWorker,
     TakeBack,
 )
-from forage_agent.core.settings import Settings
+from forage_agent.core.settings import PROGRESS_EVERY_MS, Settings
 from forage_agent.shell.host import (
     HostReader,
     core_strength,
@@ -152,6 +152,7 @@ class Agent:
         self._early: list[Event] = []
         self._host = HostReader()
         self._measure_ms = 0
+        self._progress_ms = 0
         self._watchdog_ms = int(os.environ.get("WATCHDOG_USEC", "0") or 0) // 2_000
         self._watched_ms = 0
         self._exit: ExitProcess | None = None
@@ -222,6 +223,9 @@ class Agent:
             is_busy = self._core.is_busy
             self._measure_ms = now + (_MEASURE_EVERY_MS if is_busy else _MEASURE_EVERY_MS_IDLE)
             self._events.append(self._host.read())
+        if self._core.is_busy and now >= self._progress_ms:
+            self._progress_ms = now + PROGRESS_EVERY_MS
+            self._workers.read_progress()
         if self._watchdog_ms and now >= self._watched_ms + self._watchdog_ms:
             self._watched_ms = now
             sd_notify("WATCHDOG=1")
@@ -236,6 +240,7 @@ class Agent:
                 self._connection.next_deadline_ms(),
                 self._connect_ms,
                 self._measure_ms,
+                self._progress_ms if self._core.is_busy else None,
                 self._watched_ms + self._watchdog_ms if self._watchdog_ms else None,
             )
             if moment is not None

@@ -16,7 +16,7 @@ Beside the socket a worker has a control socket: each 8 bytes there ask it to gi
 has not begun, and say how many frames it was sent before.
 
 Agent and zygote say, in one CBOR array each: [START, slot] with the worker's five descriptors
-(socket, control, stdout, stderr, position); [KILL, slot]; and back [EXITED, slot, pid, status].
+(socket, control, stdout, stderr, shared page); [KILL, slot]; and back [EXITED, slot, pid, status].
 """
 
 import socket
@@ -33,7 +33,6 @@ __all__ = [
     "LENGTH_BYTES",
     "LOADED",
     "OUTCOMES",
-    "POSITION_BYTES",
     "READY",
     "RETURNED",
     "WORKER_DESCRIPTORS",
@@ -58,8 +57,6 @@ WORKER_DESCRIPTORS: Final = 5
 
 LENGTH_BYTES: Final = 4
 CONTROL_BYTES: Final = 8
-POSITION_BYTES: Final = 16
-"""The memory that a worker shares with its agent: assignment and index of the call it is in."""
 FRAME_BYTES_MAX: Final = 2 * CALL_BYTES_MAX
 """From a worker: one outcome at its limit, and what was held before it. More is nonsense."""
 _RECEIVE_BYTES = 256 * 1024

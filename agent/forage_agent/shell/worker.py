@@ -16,7 +16,6 @@ import random
 import select
 import signal
 import socket
-import struct
 import sys
 import threading
 from collections import deque
@@ -31,15 +30,16 @@ from forage_agent.shell.frames import (
     LENGTH_BYTES,
     LOADED,
     OUTCOMES,
-    POSITION_BYTES,
     READY,
     RETURNED,
     pack,
 )
 from forage_agent.shell.marks import END_MARK, mark
+from forage_agent.shell.shared_page import PAGE_BYTES, POSITION, write_progress
 from forage_agent.shell.system import become_subreaper, die_with_parent
 from forage_wire.errors import DecodeError, NotSerializable, VersionMismatch
 from forage_wire.limits import CALL_BYTES_MAX
+from forage_wire.running import set_reporter
 from forage_wire.system_errors import NOT_SERIALIZABLE, REFUSED, VERSION_MISMATCH, system_error
 from forage_wire.values import decode_call, encode_error, encode_outcome_value, enter, load
 
@@ -50,7 +50,6 @@ _HELD_NS_MAX = 1_000_000
 _HELD_BYTES_MAX = 48 * 1024
 _TICK_MS = 1
 _OUT_OF_MEMORY_SCORE = b"500"
-_POSITION = struct.Struct("<QQ")
 _KEPT_SIGNALS = {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}
 """Those that nobody can change, and those that Python turns into exceptions."""
 _Function = Callable[..., Any]
@@ -99,13 +98,13 @@ class Worker:
     Args:
         agent: Frames come and go here.
         control: Requests to give back come here.
-        position: Shared with the agent: the call that is running.
+        page: Shared with the agent: the call that is running, and what it says of itself.
     """
 
-    def __init__(self, agent: socket.socket, control: socket.socket, position: mmap.mmap) -> None:
+    def __init__(self, agent: socket.socket, control: socket.socket, page: mmap.mmap) -> None:
         self._agent = agent
         self._control = control
-        self._shared_position = position
+        self._page = page
         self._is_fork = False
         self.position = (0, 0)
         """(assignment, index) of the call that began last."""
@@ -155,6 +154,10 @@ class Worker:
                 self._is_running = False
                 self._hold(call, item, reason, run_ns)
 
+    def report_progress(self, permille: int, text: str) -> None:
+        """The running call says how far it is; also in its threads and forked children."""
+        write_progress(self._page, *self.position, permille, text)
+
     def _on_fork(self) -> None:
         self._is_fork = True
 
@@ -167,7 +170,7 @@ class Worker:
                 return None
             call = self._calls.popleft()
             self.position = (call.assignment, call.index)
-            _POSITION.pack_into(self._shared_position, 0, call.assignment, call.index)
+            POSITION.pack_into(self._page, 0, call.assignment, call.index)
             self._is_running = True
             if self._held and not self._is_ticking:
                 self._is_ticking = True
@@ -422,7 +425,7 @@ def run_worker(
     control_descriptor: int,
     output_descriptor: int,
     error_descriptor: int,
-    position_descriptor: int,
+    page_descriptor: int,
 ) -> None:
     """Be a worker, in a process that was just forked; returns when the agent is gone.
 
@@ -433,7 +436,7 @@ def run_worker(
         control_descriptor: The socket for requests to give back.
         output_descriptor: What becomes of stdout.
         error_descriptor: What becomes of stderr.
-        position_descriptor: A file of `POSITION_BYTES` that the agent maps too.
+        page_descriptor: A file of `PAGE_BYTES` that the agent maps too.
     """
     die_with_parent(zygote_pid)
     _reset_signals()
@@ -452,11 +455,12 @@ def run_worker(
         os.dup2(source, target, inheritable=True)
         os.close(source)
     random.seed()
-    position = mmap.mmap(position_descriptor, POSITION_BYTES)
-    os.close(position_descriptor)
+    page = mmap.mmap(page_descriptor, PAGE_BYTES)
+    os.close(page_descriptor)
     worker = Worker(
-        socket.socket(fileno=agent_descriptor), socket.socket(fileno=control_descriptor), position
+        socket.socket(fileno=agent_descriptor), socket.socket(fileno=control_descriptor), page
     )
+    set_reporter(worker.report_progress)
     streams = [
         _CallText(
             io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False)),

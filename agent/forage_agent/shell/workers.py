@@ -10,7 +10,6 @@ import os
 import selectors
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +26,7 @@ from forage_agent.core.events import (
     WorkerExited,
     WorkerLoaded,
     WorkerOutcomes,
+    WorkerProgress,
     WorkerReady,
     WorkerReturned,
 )
@@ -34,7 +34,6 @@ from forage_agent.shell.frames import (
     CONTROL_BYTES,
     LOADED,
     OUTCOMES,
-    POSITION_BYTES,
     READY,
     RETURNED,
     ZYGOTE_EXITED,
@@ -46,13 +45,13 @@ from forage_agent.shell.frames import (
     pack,
 )
 from forage_agent.shell.logs import LogReader
+from forage_agent.shell.shared_page import PAGE_BYTES, POSITION, read_progress
 from forage_wire.shell.loop import Loop
 
 __all__ = ["Workers"]
 
 logger = logging.getLogger(__name__)
 
-_POSITION = struct.Struct("<QQ")
 _READ_WRITE = selectors.EVENT_READ | selectors.EVENT_WRITE
 _END_S_MAX = 5.0
 _SINGLE_THREADED = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -76,9 +75,11 @@ class _Worker:
         os.set_blocking(output, False)
         os.set_blocking(error, False)
         self.logs = [LogReader(output, "out"), LogReader(error, "err")]
-        self.far_position = os.memfd_create("forage-position")
-        os.ftruncate(self.far_position, POSITION_BYTES)
-        self.position = mmap.mmap(self.far_position, POSITION_BYTES)
+        self.far_page = os.memfd_create("forage-worker")
+        os.ftruncate(self.far_page, PAGE_BYTES)
+        self.page = mmap.mmap(self.far_page, PAGE_BYTES)
+        self.progress: tuple[int, int, int, str] | None = None
+        """As read last."""
 
     @property
     def far_ends(self) -> list[int]:
@@ -88,19 +89,19 @@ class _Worker:
             self.far_control.fileno(),
             self.far_output,
             self.far_error,
-            self.far_position,
+            self.far_page,
         ]
 
     def close_far_ends(self) -> None:
         self.far_socket.close()
         self.far_control.close()
-        for descriptor in (self.far_output, self.far_error, self.far_position):
+        for descriptor in (self.far_output, self.far_error, self.far_page):
             os.close(descriptor)
 
     def close(self) -> None:
         self.socket.close()
         self.control.close()
-        self.position.close()
+        self.page.close()
         for log in self.logs:
             os.close(log.descriptor)
 
@@ -303,6 +304,24 @@ class Workers:
         if rows:
             self._emit(LogLines(slot=worker.slot, rows=tuple(rows)))
 
+    def read_progress(self) -> None:
+        """Emit what calls have newly said of how far they are."""
+        for worker in self._workers.values():
+            found = read_progress(worker.page)
+            if found is None or found == worker.progress:
+                continue
+            worker.progress = found
+            assignment, index, permille, text = found
+            self._emit(
+                WorkerProgress(
+                    slot=worker.slot,
+                    assignment=assignment,
+                    index=index,
+                    permille=permille,
+                    text=text,
+                )
+            )
+
     def _end(self, worker: _Worker, event: WorkerExited) -> None:
         """A worker is gone: its last words, then its end."""
         while self._receive(worker):
@@ -310,7 +329,7 @@ class Workers:
         for log in worker.logs:
             self._emit_lines(worker, log.finish(self._now_ms()))
             self._loop.unregister(log.descriptor)
-        assignment, index = _POSITION.unpack_from(worker.position)
+        assignment, index = POSITION.unpack_from(worker.page)
         self._loop.unregister(worker.socket)
         worker.close()
         del self._workers[worker.slot]

@@ -44,6 +44,8 @@ _FULL_MS = 100
 """A device that refuses work is given nothing for this long; twice as long the next time ..."""
 _FULL_DOUBLINGS = 7
 """... up to this often, until it has done some."""
+_PROGRESS_MAX = 1_024
+"""Calls of a task whose last word on how far they are is kept: the ones heard of first go."""
 _CODE_WANTED_MAX = 1_024
 """Functions that one device may be owed at a time."""
 
@@ -172,13 +174,23 @@ class Intake:
                     device.codes.pop(code_hash, None)
                 self._resend_code(device, message.hashes)
             case Progress():
-                task_found = self._ledger.tasks.get(message.task)
-                if task_found is not None and len(task_found.progress) < 1_024:
-                    task_found.progress[message.index] = (message.permille, message.text)
+                self._on_progress(device, message)
             case Accepted() | Beat():
                 pass
             case _:
                 self._effects.drop(device.name, f"{type(message).__name__} from a device")
+
+    def _on_progress(self, device: Device, message: Progress) -> None:
+        task, index = self._ledger.tasks.get(message.task), message.index
+        page = None if task is None else task.page_of(index)
+        if task is None or page is None or index in task.done:
+            return
+        for opened in page.open.values():
+            if opened.device is device and opened.low <= index < opened.end:
+                if index not in task.progress and len(task.progress) >= _PROGRESS_MAX:
+                    del task.progress[next(iter(task.progress))]
+                task.progress[index] = (message.permille, message.text)
+                return
 
     def _on_outcomes(self, device: Device, message: Outcomes, now_ms: int) -> None:
         for outcomes in message.sets:

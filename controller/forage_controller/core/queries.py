@@ -98,8 +98,7 @@ class Queries:
                         "devices": task.devices,
                         "attempts": task.assigned,
                         "progress": {
-                            str(at): {"permille": permille, "text": text}
-                            for at, (permille, text) in task.progress.items()
+                            str(at): _progress(said) for at, said in task.progress.items()
                         },
                     }
                 return self._call_row(task, index, now_ms)
@@ -117,6 +116,7 @@ class Queries:
             "reason": reason,
             "device": device or None,
             "attempts": len(attempts),
+            "progress": _progress(said) if (said := task.progress.get(index)) else None,
         }
 
     def _state_of(self, task: Task, index: int) -> tuple[str, str, str]:
@@ -173,6 +173,11 @@ class Queries:
             "attempts": attempts,
             "eligible": eligible,
         }
+
+
+def _progress(said: tuple[int, str]) -> dict[str, Any]:
+    permille, text = said
+    return {"permille": permille, "text": text}
 
 
 def _device_row(device: Device, now_ms: int) -> dict[str, Any]:

@@ -136,7 +136,15 @@ def _wait(future: Future[Any], show: _Plain | _Rich) -> None:
             hint = f"; see `forage task explain {future.id}`" if waited > _SLOW_S else ""
             tell(f"{future.id} waits for a device{hint}")
         else:
-            tell(f"{future.id} runs on {future.device}")
+            tell(f"{future.id} runs on {future.device}{_progress_of(future)}")
+
+
+def _progress_of(future: Future[Any]) -> str:
+    """What the call has said of how far it is, as the end of a sentence."""
+    said = future.progress
+    if said is None:
+        return ""
+    return f": {said.fraction:.0%}" + (f", {said.text}" if said.text else "")
 
 
 def _print(result: Any, output: str) -> None:

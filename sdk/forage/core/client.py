@@ -23,6 +23,7 @@ from forage.core.commands import (
     Command,
     ControllerMissing,
     NoteAttempts,
+    NoteProgress,
     NoteStarted,
     ProtocolRefused,
     RefuseTask,
@@ -68,6 +69,7 @@ from forage_wire.messages import (
     Outcomes,
     OutcomeSet,
     Part,
+    Progress,
     Query,
     Released,
     Settled,
@@ -460,17 +462,19 @@ class ClientCore:
                 for outcomes in message.sets:
                     self._on_outcomes(outcomes, device, now_ms, out, archived=False)
             case Started():
-                rows = tuple(
-                    (task, index)
-                    for task, index, _assignment in message.rows
-                    if (record := self.tasks.get(task)) is not None
-                    and index < record.submitted
-                    and index not in record.resolved
-                )
+                rows = tuple([row[:2] for row in message.rows if self._is_open(row[0], row[1])])
                 if rows:
                     out.append(NoteStarted(device=device, rows=rows))
+            case Progress():
+                if self._is_open(message.task, message.index):
+                    out.append(NoteProgress(device=device, said=message))
             case _:
                 self._drop(out, f"device={device} reason=unexpected {type(message).__name__}")
+
+    def _is_open(self, task: str, index: int) -> bool:
+        """Whether a call is ours and has no outcome yet."""
+        record = self.tasks.get(task)
+        return record is not None and index < record.submitted and index not in record.resolved
 
     # -- outcomes ---------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from forage_wire.io import Note, Publish
+from forage_wire.messages import Progress
 from forage_wire.ranges import Ranges
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Command",
     "ControllerMissing",
     "NoteAttempts",
+    "NoteProgress",
     "NoteStarted",
     "ProtocolRefused",
     "RefuseTask",
@@ -38,6 +40,14 @@ class NoteStarted:
     device: str
     rows: tuple[tuple[str, int], ...]
     """(task, index)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoteProgress:
+    """A running call says how far it is."""
+
+    device: str
+    said: Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +108,7 @@ Command = (
     Publish
     | ResolveCalls
     | NoteStarted
+    | NoteProgress
     | NoteAttempts
     | RefuseTask
     | AnswerReceived

@@ -25,6 +25,7 @@ from forage.core.commands import (
     Command,
     ControllerMissing,
     NoteAttempts,
+    NoteProgress,
     NoteStarted,
     ProtocolRefused,
     RefuseTask,
@@ -500,6 +501,10 @@ class Network:
                             calls = self._tasks.get(task)
                             if calls is not None:
                                 calls.note_started(index, command.device)
+                case NoteProgress():
+                    calls = self._tasks.get(command.said.task)
+                    if calls is not None:
+                        calls.note_progress(command.said)
                 case NoteAttempts():
                     calls = self._tasks.get(command.task)
                     if calls is not None:
