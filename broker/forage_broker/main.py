@@ -15,6 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Protocol
 
+from forage_broker.announcing import Announcement, announced_addresses, can_announce
 from forage_broker.listener import PortInUse
 from forage_broker.mosquitto import BrokerFailed, MosquittoBroker, find_mosquitto
 from forage_wire.address import PORT_DEFAULT, BrokerAddress, is_loopback_host
@@ -47,7 +48,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="forage broker",
         description="Run an MQTT broker for forage in the foreground.",
-        epilog="Each flag but --insecure is also an environment variable: FORAGE_BROKER_ENGINE, "
+        epilog="Each flag but --insecure and --announce is also an environment variable: FORAGE_BROKER_ENGINE, "
         "FORAGE_BROKER_HOST, FORAGE_BROKER_PORT, FORAGE_ROOT, FORAGE_LOG_LEVEL.",
         allow_abbrev=False,
     )
@@ -90,6 +91,11 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="listen on a host that others can reach, although anybody may then run code on "
         "the devices",
+    )
+    parser.add_argument(
+        "--announce",
+        action="store_true",
+        help="tell the local network by mDNS, so that clients find this broker without its address",
     )
     return parser.parse_args(argv)
 
@@ -190,6 +196,10 @@ def main(argv: list[str] | None = None) -> int:
             "for credentials, so anybody on the network could run code on the devices; listen on "
             "127.0.0.1, or pass --insecure if that is what you want.",
         )
+    if arguments.announce:
+        sentence = _why_not_announced(arguments.host)
+        if sentence:
+            return _fail(EXIT_USAGE, sentence)
     if arguments.engine == "mosquitto" and find_mosquitto() is None:
         return _fail(
             EXIT_USAGE,
@@ -209,13 +219,50 @@ def main(argv: list[str] | None = None) -> int:
     code = _start(engine, arguments.host, arguments.port)
     if code != EXIT_DONE:
         return code
+    announcement: Announcement | None = None
     try:
-        return _run(engine, arguments.root, ends)
+        _say_ready(engine, arguments.root)
+        if arguments.announce:
+            announcement = _announce(engine)
+        return _wait(ends)
     finally:
+        if announcement is not None:
+            announcement.stop()
         engine.stop()
 
 
-def _run(engine: _Engine, root: str, ends: "queue.SimpleQueue[int | str]") -> int:
+def _why_not_announced(host: str) -> str:
+    """Why a broker on this host cannot be announced; empty where it can."""
+    if is_loopback_host(host):
+        return (
+            f"--announce tells others of this broker, but nobody else can reach {host!r}; listen on "
+            "an address of the network with --host (and --insecure, for it asks nobody for "
+            "credentials), or leave --announce out."
+        )
+    if not can_announce():
+        return (
+            "--announce needs the package zeroconf, which is not installed; install it with "
+            "pip install 'forage-mqtt[mdns]'."
+        )
+    return ""
+
+
+def _announce(engine: _Engine) -> Announcement | None:
+    """Tell the network; a broker that cannot be announced is none the worse for it."""
+    try:
+        announcement = Announcement(engine.port, announced_addresses(engine.host))
+        announcement.start()
+    except OSError as error:
+        logger.error(
+            "the broker runs but cannot be announced (%s); give clients its address.",
+            error.strerror or error,
+        )
+        return None
+    logger.info("announced by mDNS as %r", announcement.name)
+    return announcement
+
+
+def _say_ready(engine: _Engine, root: str) -> None:
     address = BrokerAddress(host=engine.host, port=engine.port)
     try:
         print(f"ready {address} engine={engine.name}", flush=True)  # noqa: T201 - the ready line
@@ -229,6 +276,10 @@ def _run(engine: _Engine, root: str, ends: "queue.SimpleQueue[int | str]") -> in
         root,
         root,
     )
+
+
+def _wait(ends: "queue.SimpleQueue[int | str]") -> int:
+    """Wait for the end; the exit code."""
     end = ends.get()
     if isinstance(end, str) and not ends.empty():
         end = ends.get()  # Ctrl-C reaches mosquitto too, which may be quicker to end than we.

@@ -1,7 +1,8 @@
 """Where a client's settings come from: argument, environment, configuration files, default.
 
     argument > FORAGE_BROKER, FORAGE_ROOT, … > ./forage.toml > ~/.config/forage/config.toml
-             > /etc/forage/client.toml > mqtt://127.0.0.1:1883, root forage
+             > /etc/forage/client.toml > what `forage.discovery` finds, else
+             mqtt://127.0.0.1:1883; root forage
 
 The files are TOML with the keys `broker`, `root`, `user`, `insecure` and `tls_ca_file`; other keys
 are left to other readers.
@@ -39,6 +40,10 @@ class ClientConfig:
     """PEM file of the authority that signs the broker's certificate; None: the system's."""
     broker_origin: str
     """Where the broker's address was found, for people."""
+    is_default: bool
+    """Nobody has named a broker: `forage.discovery.located` may find another."""
+    insecure: bool
+    """A broker elsewhere that asks for no credentials is allowed."""
 
 
 def configuration_files(environment: Mapping[str, str]) -> list[Path]:
@@ -87,7 +92,8 @@ def read_config(
     ca_file, _ = _found(layers, "tls_ca_file", None)
     try:
         address = parse_broker_address(_text(broker_text))
-        check_allowed(address, _boolean(insecure_value, insecure_origin))
+        is_insecure = _boolean(insecure_value, insecure_origin)
+        check_allowed(address, is_insecure)
         root_name = _text(root_text)
     except ValueError as error:
         raise ValueError(f"{error} (It comes from {broker_origin}.)") from None
@@ -102,6 +108,8 @@ def read_config(
         user=_user(user_text, user_origin, address),
         tls_ca_file=None if ca_file is None else _text(ca_file),
         broker_origin=broker_origin,
+        is_default=not any("broker" in values for _origin, values in layers),
+        insecure=is_insecure,
     )
 
 

@@ -162,6 +162,13 @@ def test_an_open_host_is_refused_without_insecure(host: str) -> None:
     assert "--insecure" in errors
 
 
+def test_a_broker_that_nobody_else_can_reach_is_not_announced() -> None:
+    code, errors = refused("--port", "0", "--announce")
+    assert code == 2
+    assert "nobody else can reach '127.0.0.1'" in errors
+    assert errors.count("\n") == 1
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_open_host_is_served_with_insecure(engine: str) -> None:
     with (

@@ -42,6 +42,7 @@ class Fleet:
     root: str | None = None
     insecure: bool = False
     debug: bool = False
+    _located: "ClientConfig | None" = None
 
     def flags(self) -> list[str]:
         """The flags again, for a service or for a command that somebody is to type."""
@@ -60,6 +61,15 @@ class Fleet:
 
         with usage_errors():
             return read_config(broker=self.broker, root=self.root, insecure=self.insecure)
+
+    def located(self) -> "ClientConfig":
+        """As `config`, with a broker that was looked for where none is named; looked for once."""
+        if self._located is None:
+            from forage.discovery import located
+
+            with usage_errors():
+                self._located = located(self.config())
+        return self._located
 
 
 def fleet_of(context: click.Context) -> Fleet:
@@ -125,10 +135,11 @@ def connect(fleet: Fleet) -> Iterator["Client"]:
     Open calls are cancelled where the block is left by an exception; a command that ends does not
     wait for work that nobody will look at.
     """
-    import forage
+    from forage.connecting import connect_as
 
+    config = fleet.located()
     with usage_errors():
-        client = forage.connect(fleet.broker, root=fleet.root, insecure=fleet.insecure)
+        client = connect_as(config)
     # What it reports before is in the error that it raises; from here on it has news.
     show_log(fleet, logging.WARNING)
     try:

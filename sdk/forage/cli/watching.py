@@ -84,7 +84,7 @@ def command(
     forage watch log                 what tasks write
     forage watch 'inbox/+'           the work that devices are given
     """
-    config = fleet_of(context).config()
+    config = fleet_of(context).located()
     reader = Reader(Topics(config.root))
     topic_filter = filter_of(topic, config.root)
     # Printed by this thread: a terminal that is slow, or a pipe that closes, is no matter of the
