@@ -198,6 +198,24 @@ def test_a_device_started_anew_lost_what_it_had() -> None:
     assert [(row.low, row.announce) for row in pi.assignments] == [(0, True), (1, True)]
 
 
+def test_a_connection_that_was_over_long_ago_takes_no_name_even_if_nobody_answers() -> None:
+    desk = Desk().begin()
+    first = desk.device("pi1")
+    first.counter = 2
+    first.join()
+    first.say("lost")
+    second = FakeDevice(name="pi1", desk=desk, start="9".zfill(16))
+    desk.devices["pi1"] = second
+    second.join()
+    assert desk.core.fleet.devices["pi1"].session == second.session
+    second.answers = False
+    first.counter = 1
+    first.say("online")
+    desk.advance(2_000)
+    assert desk.core.fleet.devices["pi1"].session == second.session
+    assert desk.core.fleet.devices["pi1"].verdict == "alive"
+
+
 def test_a_second_device_of_a_name_at_work_is_refused() -> None:
     desk = Desk().begin()
     first = desk.device("pi1")

@@ -160,6 +160,15 @@ class Connection:
         if duration_ms > PING_LIMIT_MS:
             clock.after(PING_LIMIT_MS, self.close_at_peer)
 
+    def lose_at_peer(self) -> None:
+        """The client's end is gone (its address changed), and the broker does not know."""
+        if not self.peer_open:
+            return
+        self.peer_open = False
+        self.uplink.clear()
+        self.fall_silent()
+        self.peer.on_disconnected()
+
     def fall_silent(self) -> None:
         """The broker hears nothing more, not even pings (frozen, cut or gone)."""
         clock = self._broker.clock
@@ -283,6 +292,10 @@ class Broker:
 
     def restart_empty(self, downtime_ms: int) -> None:
         """Die, and come up again with no retained message, no session and no will."""
+        self.restart_with({}, downtime_ms)
+
+    def restart_with(self, retained: dict[str, bytes], downtime_ms: int) -> None:
+        """Die, and come up again with these retained messages: what it had saved, long ago."""
         self.up = False
         self._trace("down", "", "", b"")
         for connection in list(self._connections.values()):
@@ -292,7 +305,7 @@ class Broker:
             connection.downlink.push(connection.close_at_peer, self.delay_ms())
         self._connections.clear()
         self._routes.clear()
-        self._retained.clear()
+        self._retained = dict(retained)
 
         def come_up() -> None:
             self.up = True
@@ -391,7 +404,7 @@ class Broker:
     def delay_ms(self) -> int:
         """How long the next message takes one way."""
         conditions = self.conditions
-        delay_ms = self.random.randint(0, conditions.delay_ms_max)
+        delay_ms = int(self.random.random() * (conditions.delay_ms_max + 1))
         if conditions.segment_loss:
             delay_ms += segment_delay_ms(self.random, conditions.segment_loss)
         return delay_ms

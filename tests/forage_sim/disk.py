@@ -252,9 +252,16 @@ class Disk:
     Args:
         clock: The world's time.
         commit_ms_max: A commit takes 1 to this long.
+        watch: Told of each operation before it is applied, with what loads see then.
     """
 
-    def __init__(self, clock: Clock, commit_ms_max: int = 5) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        commit_ms_max: int = 5,
+        watch: Callable[[StoredState, Operation], None] | None = None,
+    ) -> None:
+        self._watch = watch
         self._clock = clock
         self._random: Random = clock.stream("disk")
         self.commit_ms_max = commit_ms_max
@@ -288,6 +295,8 @@ class Disk:
             self._load(request)
             return
         for operation in request.operations:
+            if self._watch is not None:
+                self._watch(self._view, operation)
             self._view.apply(operation)
         self._line.append(request)
         if not self._group:

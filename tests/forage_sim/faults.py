@@ -71,7 +71,20 @@ class Plan:
         return replace(self, faults=self.faults[:at] + self.faults[at + 1 :])
 
 
-PROCESS_KINDS = ("kill", "kill-between", "power", "freeze", "cut", "reset", "half-open", "twin")
+PROCESS_KINDS = (
+    "kill",
+    "kill-between",
+    "power",
+    "freeze",
+    "cut",
+    "reset",
+    "half-open",
+    "takeover",
+    "twin",
+    "clock-jump",
+)
+CLOCK_JUMP_MS_MAX = 200_000
+ROLLBACK_MS = 50
 CONDITION_KINDS = (
     "slow-network",
     "segment-loss",
@@ -87,14 +100,14 @@ CONDITION_KINDS = (
     "slow-process",
     "worker-death",
 )
-EVENT_KINDS = ("broker-restart", "disk-full", "forged-stale")
+EVENT_KINDS = ("broker-restart", "broker-rollback", "disk-full", "forged-stale")
 KINDS = PROCESS_KINDS + CONDITION_KINDS + EVENT_KINDS
 
 
 def draw_plan(seed: int) -> Plan:
     """The plan of a seed."""
     random = Random(f"{seed}/plan")
-    safety_ms = random.choice((3_000, 3_000, 10_000, 30_000))
+    safety_ms = random.choice((1_500, 3_000, 3_000, 3_000, 10_000, 30_000))
     devices = tuple(
         DeviceSpec(
             slots=random.choice((1, 1, 2, 4)),
@@ -103,9 +116,9 @@ def draw_plan(seed: int) -> Plan:
             unacknowledged_bytes_max=random.choice((64 << 20, 64 << 20, 2_000)),
             code_bytes_max=random.choice((32 << 20, 10)),
         )
-        for _ in range(random.randint(1, 4))
+        for _ in range(random.choice((1, 1, 2, 2, 3)))
     )
-    count = random.choice((1, 1, 1, 2))
+    count = random.choice((1, 1, 1, 1, 2))
     clients = [draw_client(random, at, count, safety_ms * 3 // 4) for at in range(count)]
     return Plan(
         devices=devices,
@@ -157,6 +170,10 @@ def apply_fault(world: "World", fault: Fault) -> None:
         if world.broker.up:
             world.trace.add(f"fault {fault.kind}")
             world.broker.restart_empty(max(50, fault.duration_ms // 4))
+    elif fault.kind == "broker-rollback":
+        world.trace.add(f"fault {fault.kind}")
+        saved = world.broker.retained()
+        world.clock.after(fault.duration_ms, lambda: _roll_back(world, saved))
     elif fault.kind == "disk-full":
         world.trace.add(f"fault {fault.kind}")
         world.disk.fail()
@@ -164,6 +181,11 @@ def apply_fault(world: "World", fault: Fault) -> None:
         _replay_stale(world, fault)
     else:
         _apply_to_process(world, fault)
+
+
+def _roll_back(world: "World", saved: dict[str, bytes]) -> None:
+    if world.broker.up:
+        world.broker.restart_with(saved, ROLLBACK_MS)
 
 
 def _apply_to_process(world: "World", fault: Fault) -> None:
@@ -197,6 +219,12 @@ def _apply_to_process(world: "World", fault: Fault) -> None:
                 node.machine.cut_until_ms, clock.now_ms + fault.duration_ms
             )
             process.cut_off(fault.duration_ms)
+        case "takeover":
+            if process.connection is not None:
+                process.connection.lose_at_peer()
+        case "clock-jump":
+            node.machine.jump(int(CLOCK_JUMP_MS_MAX * fault.amount))
+            process.clock_jumped()
         case "reset":
             if process.connection is not None:
                 world.broker.end(process.connection, "reset")

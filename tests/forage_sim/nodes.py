@@ -88,7 +88,8 @@ class Node:
     def exited(self, code: int, reason: str) -> None:
         """The program ended by itself: its supervisor starts it again, but not after a 2."""
         self.world.trace.add(f"exit {code}", self.name, reason)
-        if code != 2:
+        # Once nothing goes wrong any more, somebody reads why, and starts it again.
+        if code != 2 or (self.world.is_healing and self.world.nodes.get(self.name) is self):
             self.world.clock.after(RESTART_MS, self.start)
 
     @property
@@ -172,6 +173,7 @@ class DeviceProcess(Process):
             )
         )
         self._node = node
+        self.spec = node.spec
         self.workers = Workers(self)
 
     def begin(self) -> None:
@@ -266,6 +268,7 @@ class ClientProcess(Process):
                 label=spec.function,
                 code=code,
                 options=spec.options,
+                settle=spec.settle,
             )
         )
         calls = tuple([call.body() for call in spec.calls])

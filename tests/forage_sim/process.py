@@ -52,6 +52,10 @@ class Machine:
         self.turn_ms_max = 1
         """A process acts 0 to this long after something arrived (a slow one: longer)."""
 
+    def jump(self, by_ms: int) -> None:
+        """Its clock goes on from a later time: it was suspended, or its host was."""
+        self._offset_ms += by_ms
+
     def now_ms(self) -> int:
         """Milliseconds since this machine's boot."""
         return self.world.clock.now_ms + self._offset_ms
@@ -164,6 +168,12 @@ class Process(ABC):
             self._connection.speak_again()
         self._ask_for_turn()
 
+    def clock_jumped(self) -> None:
+        """Its machine's clock is later than it was: what is due by it is due now."""
+        self._wake_ms = None
+        if self.alive and not self.frozen:
+            self._wake_when_due()
+
     def cut_off(self, duration_ms: int) -> None:
         """The connection under way stands still."""
         if self._connection is not None:
@@ -234,7 +244,7 @@ class Process(ABC):
     def _ask_for_turn(self) -> None:
         if not self._turn_due:
             self._turn_due = True
-            delay_ms = self.machine.random.randint(0, self.machine.turn_ms_max)
+            delay_ms = int(self.machine.random.random() * (self.machine.turn_ms_max + 1))
             self.world.clock.after(delay_ms, self._turn)
 
     def _turn(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from forage_controller.core.operations import Operation
 from forage_sim.oracles.base import Oracle
 from forage_sim.trace import message_type
 from forage_wire.codec import decode, decode_header
@@ -21,11 +22,13 @@ from forage_wire.parts import PartAssembler
 from forage_wire.topics import ParsedTopic, Topics
 
 if TYPE_CHECKING:
+    from forage_sim.disk import StoredState
     from forage_sim.process import Process
 
 __all__ = ["GivenOut", "Run", "Watch"]
 
 SPOKEN_BY_CONTROLLERS = ("inbox", "to")
+SPOKEN_BY_DEVICES = ("task", "outbox")
 UNREAD = ("seen", "code", "answer", "need")
 """Of what a controller says, these bind it to nothing."""
 
@@ -70,7 +73,9 @@ class Watch:
 
     def __init__(self, topics: Topics) -> None:
         self._topics = topics
+        self._parsed: dict[str, ParsedTopic | None] = {}
         self._assemblers: dict[tuple[str, str, str, str, int], PartAssembler] = {}
+        self._unfinished: dict[tuple[str, str, str, str, int], list[bytes]] = {}
         self._last_part: dict[tuple[str, str, str, str, int], int] = {}
         self.given_out: dict[int, GivenOut] = {}
         self.runs: dict[tuple[str, int], list[Run]] = {}
@@ -82,6 +87,9 @@ class Watch:
         self._sent: list[Callable[[Process, ParsedTopic, Linked], None]] = []
         self._started: list[Callable[[Run, bytes], None]] = []
         self._resolved: list[Callable[[Process, str, int, object], None]] = []
+        self._saved: list[Callable[[StoredState, Operation], None]] = []
+        self.assigned_in: dict[bytes, tuple[int, ...]] = {}
+        """Payload -> assignments that it brings (of parts: each brings all)."""
         self._event: list[Callable[[Process, Any], None]] = []
 
     def join(self, oracles: Sequence[Oracle]) -> None:
@@ -93,6 +101,7 @@ class Watch:
                 ("started", self._started),
                 ("resolved", self._resolved),
                 ("event", self._event),
+                ("saved", self._saved),
             ):
                 if getattr(type(oracle), name) is not getattr(Oracle, name):
                     listeners.append(getattr(oracle, name))
@@ -104,26 +113,42 @@ class Watch:
         for listener in self._event:
             listener(process, event)
 
+    def saved(self, before: "StoredState", operation: Operation) -> None:
+        """A controller hands an operation to its disk."""
+        for listener in self._saved:
+            listener(before, operation)
+
+    def parse(self, topic: str) -> ParsedTopic | None:
+        """A topic, read; there are few of them."""
+        parsed = self._parsed.get(topic)
+        if parsed is None:
+            parsed = self._parsed[topic] = self._topics.parse(topic)
+        return parsed
+
     def published(self, process: "Process", publish: Publish) -> None:
         """A process gives a message to its connection."""
-        parsed = self._topics.parse(publish.topic)
+        parsed = self.parse(publish.topic)
         if parsed is None:
             raise AssertionError(f"{process.name} publishes on a foreign topic {publish.topic!r}")
         for listener in self._published:
             listener(process, publish, parsed)
         kind = message_type(publish.payload)
         # Decoding all would cost more than the cores do; the oracles look at these.
-        if parsed.branch == "task":
+        if parsed.branch in SPOKEN_BY_DEVICES:
             if kind not in ("outcomes", "part"):
                 return
         elif parsed.branch not in SPOKEN_BY_CONTROLLERS or kind in UNREAD:
             return
         message: Linked | None = decode(publish.payload, 1 << 22)
+        payloads = [publish.payload]
         if isinstance(message, Part):
-            message = self._assemble(process, publish.topic, message)
+            message = self._assemble(process, publish, message, payloads)
         if message is None:
             return
         if isinstance(message, Assign):
+            numbers = tuple(each.assignment for each in message.assignments)
+            for payload in payloads:
+                self.assigned_in[payload] = numbers
             self._give_out(message, parsed.device)
         for told in self._sent:
             told(process, parsed, message)
@@ -145,19 +170,27 @@ class Watch:
         for listener in self._resolved:
             listener(process, task, index, item)
 
-    def _assemble(self, process: "Process", topic: str, part: Part) -> Linked | None:
+    def _assemble(
+        self, process: "Process", publish: Publish, part: Part, payloads: list[bytes]
+    ) -> Linked | None:
         # A new link of the same sessions counts its parted messages anew; within one, a part that
         # is sent again would end what is unfinished of the next message.
-        key = (process.client_id, topic, part.session, part.controller, link_number(part))
+        key = (process.client_id, publish.topic, part.session, part.controller, link_number(part))
         if part.n <= self._last_part.get(key, 0):
             return None
         self._last_part[key] = part.n
         assembler = self._assemblers.setdefault(key, PartAssembler())
+        unfinished = self._unfinished.setdefault(key, [])
+        unfinished.append(publish.payload)
         try:
             whole = assembler.add(part)
         except DecodeError as error:
             raise AssertionError(f"{process.name} sends parts that do not fit: {error}") from None
-        return None if whole is None else decode(whole, UNFINISHED_PART_BYTES_MAX)
+        if whole is None:
+            return None
+        payloads.extend(unfinished)
+        unfinished.clear()
+        return decode(whole, UNFINISHED_PART_BYTES_MAX)
 
     def _give_out(self, message: Assign, device: str) -> None:
         for assignment in message.assignments:

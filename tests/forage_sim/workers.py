@@ -267,7 +267,9 @@ class Workers:
             self.after(self.random.randint(*KILL_MS), lambda: target.end(signal="SIGKILL"))
             return
         clock = self.process.world.clock
-        at_ms = max(clock.now_ms + self.random.randint(0, SOCKET_MS_MAX), self._last_asked_ms)
+        at_ms = max(
+            clock.now_ms + int(self.random.random() * (SOCKET_MS_MAX + 1)), self._last_asked_ms
+        )
         self._last_asked_ms = at_ms
         if isinstance(command, RunCalls):
             order = command
@@ -291,7 +293,9 @@ class Workers:
     ) -> None:
         """Say something to the core; it arrives a moment later, in order."""
         clock = self.process.world.clock
-        at_ms = max(clock.now_ms + self.random.randint(0, SOCKET_MS_MAX), self._last_told_ms)
+        at_ms = max(
+            clock.now_ms + int(self.random.random() * (SOCKET_MS_MAX + 1)), self._last_told_ms
+        )
         self._last_told_ms = at_ms
         clock.at(at_ms, lambda: self.process.put(event))
 

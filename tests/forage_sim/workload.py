@@ -59,6 +59,7 @@ class TaskSpec:
     first_calls: int = 0
     """Not 0: this many calls are submitted first, then the rest."""
     options: Options = field(default_factory=Options)
+    settle: str = "direct"
     cancels: tuple[tuple[int, int, bool], ...] = ()
     """(milliseconds after the submission, index, force)."""
 
@@ -129,8 +130,8 @@ def worker_end(body: bytes, tries: int, deaths: int) -> WorkerEnd:
 
 def draw_task(random: Random, nonce: int, until_ms: int) -> TaskSpec:
     """A task of any kind that users submit, small ones mostly."""
-    count = random.choice((1, 1, 2, 5, 20, 60))
-    slowest_ms = random.choice((0, 1, 5, 50, 500, 3_000))
+    count = random.choice((1, 1, 1, 2, 2, 3, 5, 8, 20))
+    slowest_ms = random.choice((0, 1, 5, 50, 50, 500, 3_000))
     retries = random.choice((0, 0, 1, 3))
     at_most_once = random.random() < 0.15
     timeout_ms = random.choice((0, 0, 0, 1_000))
@@ -141,9 +142,9 @@ def draw_task(random: Random, nonce: int, until_ms: int) -> TaskSpec:
             CallSpec(
                 nonce=nonce * 1_000 + index,
                 run_ms=random.randint(0, slowest_ms),
-                fails=random.randint(1, 3) if odd < 0.05 else 0,
-                kills=random.randint(1, 3) if 0.05 <= odd < 0.08 else 0,
-                pad_bytes=random.choice((300, 3_000, 20_000)) if 0.08 <= odd < 0.12 else 0,
+                fails=random.randint(1, 3) if odd < 0.07 else 0,
+                kills=random.randint(1, 3) if 0.07 <= odd < 0.12 else 0,
+                pad_bytes=random.choice((300, 3_000, 20_000)) if 0.12 <= odd < 0.17 else 0,
             )
         )
     cancels = []
@@ -163,6 +164,7 @@ def draw_task(random: Random, nonce: int, until_ms: int) -> TaskSpec:
             priority=random.choice((0, 0, 0, 5)),
             wait_ms=600_000,
         ),
+        settle=random.choice(("direct", "direct", "direct", "direct", "controller")),
         cancels=tuple(sorted(cancels)),
     )
 
@@ -170,7 +172,7 @@ def draw_task(random: Random, nonce: int, until_ms: int) -> TaskSpec:
 def draw_client(random: Random, at: int, clients: int, until_ms: int) -> ClientSpec:
     """What client number `at` of several does."""
     tasks = [
-        draw_task(random, 10 * at + number, until_ms) for number in range(1, random.randint(2, 6))
+        draw_task(random, 10 * at + number, until_ms) for number in range(1, random.randint(2, 4))
     ]
     attaches = []
     if clients > 1 and random.random() < 0.5:

@@ -68,8 +68,11 @@ class World:
         self.trace = Trace(self.clock)
         self.conditions = self._calm_conditions()
         self.broker = Broker(self.clock, self.conditions, self._trace_broker)
-        self.disk = Disk(self.clock, plan.commit_ms_max)
+        self.watch = Watch(self.topics)
+        self.parse = self.watch.parse
+        self.disk = Disk(self.clock, plan.commit_ms_max, self.watch.saved)
         self.worker_death = 0.0
+        self.is_healing = False
         self.tasks: dict[str, TaskSpec] = {}
         """Every task that was submitted."""
         limits = Limits(page_cache_bytes=200, code_cache_bytes=10)
@@ -92,7 +95,6 @@ class World:
         }
         self.twins: list[DeviceNode] = []
         self._said: dict[str, deque[Publish]] = {}
-        self.watch = Watch(self.topics)
         self.oracles: list[Oracle] = [*all_oracles(self), _Memory(self)]
         self.watch.join(self.oracles)
 
@@ -164,6 +166,7 @@ class World:
     def heal(self) -> None:
         """Nothing goes wrong any more, and everything that had died is started."""
         self.trace.add("healing")
+        self.is_healing = True
         for fault in self.plan.faults:
             self.calm(fault)
         for twin in self.twins:
@@ -185,6 +188,12 @@ class World:
             self.clock.after(delay_ms, node.start)
         for fault in self.plan.faults:
             self.clock.at(fault.at_ms, lambda fault=fault: apply_fault(self, fault))  # type: ignore[misc]
+        self._look()
+
+    def _look(self) -> None:
+        for oracle in self.oracles:
+            oracle.looked()
+        self.clock.after(LOOK_EVERY_MS, self._look)
 
     def run_until(self, time_ms: int) -> None:
         """Let time pass."""
@@ -192,10 +201,13 @@ class World:
         if self.clock.steps > STEPS_MAX:
             raise AssertionError(f"more than {STEPS_MAX} steps: something never comes to rest")
 
-    @property
-    def at_rest(self) -> bool:
-        """Whether every living client has everything and nobody holds on to it."""
-        return not self.lacking() and not left_over(self)
+    def unfinished(self) -> tuple[Oracle, list[str]] | None:
+        """The first statement about the end that is not true yet, and what of it; None: all are."""
+        for oracle in self.oracles:
+            found = oracle.unfinished()
+            if found:
+                return oracle, found
+        return None
 
     def lacking(self) -> list[str]:
         """What users wait for."""
@@ -207,12 +219,11 @@ class World:
         Raises AssertionError where it never is.
         """
         began_ms = self.clock.now_ms
-        while not self.at_rest:
+        while (unfinished := self.unfinished()) is not None:
             if self.clock.now_ms - began_ms > CONVERGENCE_MS:
-                raise AssertionError(
-                    f"not done {CONVERGENCE_MS} ms after the last fault: "
-                    + "; ".join([*self.lacking()[:5], *left_over(self)])
-                )
+                oracle, found = unfinished
+                what = "; ".join([*found[:5], *left_over(self)])
+                raise oracle.broken(f"not done {CONVERGENCE_MS} ms after the last fault: {what}")
             self.run_until(self.clock.now_ms + LOOK_EVERY_MS)
         return self.clock.now_ms - began_ms
 
@@ -222,8 +233,6 @@ class World:
         self.run_until(self.plan.safety_ms)
         self.heal()
         healing_ms = self.converge()
-        for oracle in self.oracles:
-            oracle.converged()
         return Report(
             seed=self.seed,
             digest=self.trace.digest(),
@@ -238,7 +247,7 @@ class _Memory(Oracle):
     """Remembers what devices say, for faults that say it again (not an oracle of anything)."""
 
     def published(self, process: Process, publish: Publish, topic: ParsedTopic) -> None:
-        if topic.branch in ("outbox", "task"):
+        if topic.branch in ("outbox", "task", "device-presence"):
             self.world.remember(process, publish)
 
 

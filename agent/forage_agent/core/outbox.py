@@ -25,6 +25,9 @@ _SETS_MAX = 1_024
 _Waiting = dict[int, tuple[Slice, list[Piece]]]
 """Unsent pieces of one client, by assignment."""
 
+_CONTROLLER = ("", "")
+"""Instead of a client: outcomes that only the controller is to read, on the device's outbox."""
+
 
 class Outbox:
     """All outcomes that no controller has acknowledged.
@@ -53,7 +56,7 @@ class Outbox:
     def _wait(self, part: Slice, piece: Piece, now_ms: int) -> None:
         if not self._waiting:
             self._waiting_since_ms = now_ms
-        client = self._waiting.setdefault((part.header.user, part.header.client), {})
+        client = self._waiting.setdefault(_reader(part), {})
         client.setdefault(part.assignment, (part, []))[1].append(piece)
         self._waiting_bytes += len(piece.items)
 
@@ -74,7 +77,7 @@ class Outbox:
     def _forget(self, part: Slice, piece: Piece) -> None:
         del part.pieces[piece.first]
         self.bytes -= len(piece.items)
-        key = (part.header.user, part.header.client)
+        key = _reader(part)
         client = self._waiting.get(key)
         if client is None or part.assignment not in client:
             return
@@ -98,7 +101,7 @@ class Outbox:
 
     def say_again(self, part: Slice, now_ms: int) -> None:
         """The controller seems not to have a slice's outcomes: send them once more."""
-        client = self._waiting.get((part.header.user, part.header.client), {})
+        client = self._waiting.get(_reader(part), {})
         _part, waiting = client.get(part.assignment, (part, []))
         for piece in part.pieces.values():
             if piece not in waiting:
@@ -170,9 +173,15 @@ class Outbox:
         task = next(iter(tasks)) if len(tasks) == 1 else "-"
         link.send(
             Outcomes(sets=tuple(sets)),
-            self._topics.task(*key, task, self._device),
+            None if key == _CONTROLLER else self._topics.task(*key, task, self._device),
             packet_bytes_max=limit,
         )
+
+
+def _reader(part: Slice) -> tuple[str, str]:
+    """Whose outcomes a slice's are: its client's (user, name), unless its controller settles."""
+    header = part.header
+    return _CONTROLLER if header.settle == "controller" else (header.user, header.client)
 
 
 def _first(piece: Piece) -> int:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from forage_controller.core.config import CoreConfig
 from forage_controller.core.effects import Effects
 from forage_controller.core.links import Links
-from forage_controller.core.sessions import is_newer, start_of
+from forage_controller.core.sessions import counter_of, is_newer, start_of
 from forage_controller.core.state import NEVER_HEARD, Device
 from forage_wire.codec import encode, encode_json
 from forage_wire.limits import PACKET_BYTES_MAX
@@ -35,6 +35,8 @@ _BEATS_PER_S = 1_000
 _CANDIDATE_MS = 1_000
 _GAPS_MAX = 64
 """Gaps of our own loop remembered: each shorter than the one before, as only those tell more."""
+_PAST_MAX = 4
+"""Earlier starts of a device that are remembered."""
 _GHOST_MS = 10_000
 """A session that has not answered `report` after this is not asked again until it speaks."""
 
@@ -312,6 +314,9 @@ class Fleet:
             return True
         if start_of(session) == start_of(device.session):
             return False
+        if counter_of(session) < device.past.get(start_of(session), 0):
+            # Said long ago, and said again by the network: that connection is over.
+            return False
         if device.verdict == "dead" and not device.assignments:
             self._take_session(device, session, now_ms)
             return True
@@ -329,6 +334,9 @@ class Fleet:
             # An earlier session of a start never comes back; another start's may.
             device.link_number = 0
         elif device.session:
+            device.past[start_of(device.session)] = counter_of(device.session)
+            if len(device.past) > _PAST_MAX:
+                del device.past[next(iter(device.past))]
             # What the other one is and has says nothing of this one.
             known = device.capabilities
             if known is not None and start_of(known.session) != start_of(session):

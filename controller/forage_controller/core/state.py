@@ -36,6 +36,8 @@ class Device:
     name: str
     session: str = ""
     """Its current session; "" while none has been heard."""
+    past: dict[str, int] = field(default_factory=dict)
+    """Starts that had its name before -> their highest connect counter."""
     state: str = "offline"
     """Its own word."""
     verdict: str = "dead"

@@ -335,6 +335,7 @@ class ClientCore:
             python_min=event.python_min,
             code=event.code,
             options=event.options,
+            settle=event.settle,
         )
 
     def _on_submitted(self, event: CallsSubmitted, out: list[Command]) -> None:

@@ -40,6 +40,9 @@ class TaskOpened:
     code: bytes = b""
     """The function's blob; empty for a named one."""
     options: Options = field(default_factory=Options)
+    settle: str = "direct"
+    """direct: the first valid outcome counts, wherever it is heard; controller: what the controller
+    has committed, of an assignment that was open, and devices tell nobody else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,6 +80,7 @@ class TaskRecord:
         "python_min",
         "resolved",
         "sealed",
+        "settle",
         "submitted",
         "task",
         "uncollected",
@@ -97,6 +98,7 @@ class TaskRecord:
         python_min: int = 11,
         code: bytes = b"",
         options: Options | None = None,
+        settle: str = "direct",
     ) -> None:
         self.task = task
         self.key = key
@@ -106,6 +108,8 @@ class TaskRecord:
         self.python_min = python_min
         self.code = code
         self.options = Options() if options is None else options
+        self.settle = settle
+        """Who decides which outcome counts: direct (whoever hears it first), or controller."""
         self.attached = False
         """Another client's: it has no pages here, and no key."""
         self.header_bytes = 0
@@ -241,6 +245,7 @@ class TaskRecord:
                 python=python,
                 python_min=self.python_min,
                 packet_bytes_max=packet_bytes_max,
+                settle=self.settle,
                 options=self.options,
                 first=first,
                 n=n,

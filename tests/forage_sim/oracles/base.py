@@ -2,11 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+from forage_controller.core.operations import Operation
 from forage_wire.io import Publish
 from forage_wire.messages import Linked
 from forage_wire.topics import ParsedTopic
 
 if TYPE_CHECKING:
+    from forage_sim.disk import StoredState
     from forage_sim.process import Process
     from forage_sim.watch import Run
     from forage_sim.world import World
@@ -46,5 +48,16 @@ class Oracle:
     def event(self, process: "Process", event: Any) -> None:
         """A process hands an event to its core."""
 
-    def converged(self) -> None:
-        """Faults are over, everything is said to be done."""
+    def saved(self, before: "StoredState", operation: Operation) -> None:
+        """A controller hands an operation to its disk, of which this is the state before it."""
+
+    def looked(self) -> None:
+        """Some time has passed."""
+
+    def unfinished(self) -> list[str]:
+        """What is not as it must be in the end, in sentences: asked once faults are over."""
+        return []
+
+    def is_controller(self, process: "Process") -> bool:
+        """Whether this is a controller's process."""
+        return any(node.name == process.name for node in self.world.controllers)

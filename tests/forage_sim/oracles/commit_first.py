@@ -48,7 +48,7 @@ class CommitFirst(Oracle):
             raise self.broken(f"epoch {presence.epoch} is shown, and is not committed")
 
     def sent(self, process: "Process", topic: ParsedTopic, message: Linked) -> None:
-        if topic.branch == "task" and isinstance(message, Outcomes):
+        if topic.branch in ("task", "outbox") and isinstance(message, Outcomes):
             self._learn(message)
             return
         if topic.branch not in ("inbox", "to"):
@@ -96,6 +96,10 @@ class CommitFirst(Oracle):
             if given is None:
                 raise self.broken(f"assignment {number} is acknowledged and was never made")
             left = RangeSet(ranges)
+            if given.header.settle == "controller":
+                # Of a call that it had given back, or all of a closed one: acknowledged, and void.
+                opened = state.assignments.get(number)
+                left = RangeSet() if opened is None else RangeSet(left.common(0, opened.high))
             for low, high in ranges:
                 for index in range(low, high):
                     if (number, index) in self._not_final:

@@ -1,10 +1,11 @@
 """A device is declared dead for a reason: silence, its own session's last word, or a successor."""
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from forage_sim.oracles.base import Oracle
 from forage_wire.codec import decode_json
-from forage_wire.documents import ControllerPresence, DevicePresence, DeviceVerdict
+from forage_wire.documents import DevicePresence, DeviceVerdict
 from forage_wire.io import MessageReceived, Publish
 from forage_wire.topics import ParsedTopic
 
@@ -15,6 +16,23 @@ if TYPE_CHECKING:
 __all__ = ["FairVerdicts"]
 
 DEVICE_BRANCHES = ("device-presence", "device-load", "outbox", "task")
+SESSION = re.compile(rb"([0-9a-f]{16})-(\d+)")
+"""The first in a message is its sender's."""
+
+
+class _Known:
+    """What one start of a controller has heard of one device."""
+
+    def __init__(self) -> None:
+        self.heard_ms: dict[bytes, int] = {}
+        """Start of the device -> when it last gave a sign of life."""
+        self.newest: dict[bytes, int] = {}
+        """Start of the device -> the highest connect counter heard."""
+        self.over: dict[bytes, None] = {}
+        """Starts that were declared over, and have not been heard since."""
+        self.ends_ms: list[int] = []
+        """When a newest session was heard to end, until that is told, or it is heard again."""
+        self.verdict = ""
 
 
 class FairVerdicts(Oracle):
@@ -27,64 +45,80 @@ class FairVerdicts(Oracle):
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
-        # All by (controller's start, device): another controller has heard other things.
-        self._heard_ms: dict[tuple[str, str], int] = {}
-        self._newest: dict[tuple[str, str], dict[str, int]] = {}
-        """Start of the device -> the highest connect counter heard."""
-        self._ended: dict[tuple[str, str], int] = {}
-        """When the newest session was heard to end, until that is told, or was not told in time."""
+        # By (controller's start, device): another controller has heard other things.
+        self._known: dict[tuple[str, str], _Known] = {}
+        self._starts: dict[tuple[str, str], dict[bytes, None]] = {}
+        """(controller, device) -> its starts ever heard: a controller's disk tells of earlier ones."""
         self._active_ms: dict[str, int] = {}
-        """Start of the controller -> since when it tells what it hears."""
-        self._verdicts: dict[tuple[str, str], str] = {}
+        """Start of a controller -> since when it rules."""
 
     def event(self, process: "Process", event: Any) -> None:
-        if not isinstance(event, MessageReceived) or process.name not in self._controllers():
+        if type(event) is not MessageReceived or not self.is_controller(process):
             return
-        topic = self.world.topics.parse(event.topic)
+        topic = self.world.parse(event.topic)
         if topic is None or topic.branch not in DEVICE_BRANCHES:
             return
-        name = (process.start_part, topic.device)
-        if topic.branch != "device-presence":
-            if not event.retain:
-                self._heard_ms[name] = self.world.clock.now_ms
+        known = self._of(process, topic.device)
+        now_ms = self.world.clock.now_ms
+        found = SESSION.search(event.payload)
+        if found is None:
             return
-        presence = decode_json(event.payload, DevicePresence)
-        start, _, counter = presence.session.partition("-")
-        newest = self._newest.setdefault(name, {})
-        if presence.state in ("lost", "offline"):
-            if int(counter) >= newest.get(start, 0):
-                self._ended[name] = self.world.clock.now_ms
-            return
-        newest[start] = max(newest.get(start, 0), int(counter))
-        # Told in the turn in which it was heard; or, by one that starts, when it is active.
-        told_ms = max(self._ended.get(name, 0), self._active_ms.get(process.start_part, 10**9))
-        if told_ms < self.world.clock.now_ms:
-            self._ended.pop(name, None)
+        start, counter = found[1], int(found[2])
+        if topic.branch == "device-presence":
+            presence = decode_json(event.payload, DevicePresence)
+            if presence.state in ("lost", "offline"):
+                if counter >= known.newest.get(start, 0) and start not in known.over:
+                    known.ends_ms.append(now_ms)
+                return
+            # An end is told in the turn in which it is heard, whatever else is heard then; by a
+            # controller that starts, in its first turn as an active one.
+            active_ms = self._active_ms.get(process.start_part, now_ms)
+            known.ends_ms = [at_ms for at_ms in known.ends_ms if max(at_ms, active_ms) == now_ms]
+        known.over.pop(start, None)
+        known.newest[start] = max(known.newest.get(start, 0), counter)
+        self._starts.setdefault((process.name, topic.device), {})[start] = None
         if not event.retain:
-            self._heard_ms[name] = self.world.clock.now_ms
+            known.heard_ms[start] = now_ms
 
     def published(self, process: "Process", publish: Publish, topic: ParsedTopic) -> None:
-        if topic.branch == "controller-presence" and publish.payload:
-            if decode_json(publish.payload, ControllerPresence).state == "active":
-                self._active_ms.setdefault(process.start_part, self.world.clock.now_ms)
-            return
+        if topic.branch == "controller-presence" and b'"active"' in publish.payload[:20]:
+            self._active_ms.setdefault(process.start_part, self.world.clock.now_ms)
         if topic.branch != "verdict" or not publish.payload:
             return
         verdict = decode_json(publish.payload, DeviceVerdict)
-        name = (process.start_part, topic.device)
-        before, self._verdicts[name] = self._verdicts.get(name, ""), verdict.verdict
-        if verdict.verdict != "dead" or before == "dead":
+        known = self._of(process, topic.device)
+        before, known.verdict = known.verdict, verdict.verdict
+        if verdict.verdict != "dead" or before not in ("alive", "suspect"):
+            # It says so again, or of a device that it has not heard.
             return
-        newest = self._newest.get(name, {})
-        if self._ended.pop(name, None) is not None or len(newest) > 1:
-            # Of two starts under one name, one has to go.
-            return
-        silent_ms = self.world.clock.now_ms - self._heard_ms.get(name, -(10**9))
-        if silent_ms < (self.world.plan.detect_ms or 0):
+        if not self._is_fair(process, topic.device, known, verdict.why):
             raise self.broken(
-                f"{topic.device} is declared dead ({verdict.why}) {silent_ms} ms after it was "
-                f"heard; its sessions are {newest}"
+                f"{topic.device} is declared dead ({verdict.why}); its starts' connections are "
+                f"{known.newest}, heard at {known.heard_ms}"
             )
 
-    def _controllers(self) -> list[str]:
-        return [node.name for node in self.world.controllers]
+    def _is_fair(self, process: "Process", device: str, known: _Known, why: str) -> bool:
+        if why.startswith("silent"):
+            # Of two under one name, that may be of the one that is current.
+            heard_ms = min([*known.heard_ms.values()], default=-(10**9))
+            return self.world.clock.now_ms - heard_ms >= self._detect_ms()
+        if why == "it was started anew":
+            earlier = [start for start in known.newest if start not in known.over][:-1]
+            known.over.update(dict.fromkeys(earlier))
+            for start in earlier:
+                known.heard_ms.pop(start, None)
+            # The first of the two may be one that only its disk has told it of.
+            return len(self._starts.get((process.name, device), {})) > 1
+        return bool(known.ends_ms) and known.ends_ms.pop() >= 0
+
+    def _detect_ms(self) -> int:
+        detect_ms = self.world.plan.detect_ms or 0
+        jumps = any(
+            fault.kind == "clock-jump" and fault.target == "controller"
+            for fault in self.world.plan.faults
+        )
+        # Of its own clock's jump, up to a quarter may count as silence.
+        return detect_ms * 3 // 4 if jumps else detect_ms
+
+    def _of(self, process: "Process", device: str) -> _Known:
+        return self._known.setdefault((process.start_part, device), _Known())

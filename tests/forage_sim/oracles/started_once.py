@@ -28,7 +28,7 @@ class StartedOnce(Oracle):
         self._told: set[tuple[int, int]] = set()
 
     def sent(self, process: "Process", topic: ParsedTopic, message: Linked) -> None:
-        if topic.branch == "task" and isinstance(message, Outcomes):
+        if topic.branch in ("task", "outbox") and isinstance(message, Outcomes):
             for outcomes in message.sets:
                 for low, high in outcomes.ranges:
                     self._told.update((outcomes.assignment, at) for at in range(low, high))
