@@ -28,12 +28,14 @@ def with_length(first_byte: int, body: bytes) -> bytes:
             return bytes([first_byte]) + bytes(encoded) + body
 
 
-def publish_packet(topic: str, payload: bytes, *, qos: int = 0, message_id: int = 0) -> bytes:
+def publish_packet(
+    topic: str, payload: bytes, *, qos: int = 0, message_id: int = 0, retain: bool = False
+) -> bytes:
     name = topic.encode()
     body = len(name).to_bytes(2, "big") + name
     if qos:
         body += message_id.to_bytes(2, "big")
-    return with_length(0x30 | qos << 1, body + payload)
+    return with_length(0x30 | qos << 1 | retain, body + payload)
 
 
 def suback(subscribe: bytes, codes: list[int]) -> bytes:

@@ -36,7 +36,7 @@ def test_connect_subscribe_and_echo_come_in_this_order(owner: Owner, mosquitto: 
     assert party.events == [
         Connected(session_present=False),
         SubscribeDone(granted={"echo/#": 1, "other": 0}, refused=()),
-        MessageReceived("echo/a", b"\x00\xffpayload", 1, False),
+        MessageReceived(topic="echo/a", payload=b"\x00\xffpayload", retain=False),
     ]
 
 
@@ -58,7 +58,7 @@ def test_retained_message_says_so(owner: Owner, mosquitto: Mosquitto) -> None:
     owner.until(lambda: bool(writer.of(PublishAcknowledged)))
     reader = owner.online(mosquitto.address, [("kept", 1)])
     owner.until(lambda: bool(reader.messages))
-    assert reader.messages == [MessageReceived("kept", b"1", 1, True)]
+    assert reader.messages == [MessageReceived(topic="kept", payload=b"1", retain=True)]
 
 
 def test_only_the_message_asked_about_is_reported_as_acknowledged(

@@ -210,7 +210,7 @@ def test_answer_in_single_bytes_is_understood(owner: Owner, start_peer: StartPee
     assert party.events == [
         Connected(session_present=False),
         SubscribeDone(granted={}, refused=()),
-        MessageReceived("t", b"payload", 0, False),
+        MessageReceived(topic="t", payload=b"payload", retain=False),
     ]
 
 

@@ -269,11 +269,8 @@ class Agent:
     def _on_transport(self, event: TransportEvent) -> None:
         match event:
             case MessageReceived():
-                received = io.MessageReceived(
-                    topic=event.topic, payload=event.payload, retain=event.retain
-                )
                 # What the broker had kept may come before its answer to the last subscription.
-                (self._events if self._is_subscribed else self._early).append(received)
+                (self._events if self._is_subscribed else self._early).append(event)
             case PublishAcknowledged():
                 receipt = self._receipts.pop(event.message_id, None)
                 if receipt is not None:

@@ -177,8 +177,9 @@ class Controller:
         """The commands in order, then one handover to the store and one send."""
         commands, self._commands = self._commands, []
         self._execute(commands)
-        self._store.flush()
+        # First what somebody waits for; the store's thread wants our interpreter lock.
         self._connection.flush(_now_ms())
+        self._store.flush()
         if not self._is_announced and self._core.active:
             self._announce()
 
@@ -247,11 +248,7 @@ class Controller:
     def _on_transport(self, event: TransportEvent) -> None:
         match event:
             case MessageReceived():
-                self._handle(
-                    io.MessageReceived(
-                        topic=event.topic, payload=event.payload, retain=event.retain
-                    )
-                )
+                self._handle(event)
             case PublishAcknowledged():
                 receipt = self._receipts.pop(event.message_id, None)
                 if receipt is not None:

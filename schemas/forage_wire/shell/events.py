@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from forage_wire.io import MessageReceived
+
 __all__ = [
     "Connected",
     "Disconnected",
@@ -62,16 +64,6 @@ class Disconnected:
 
     reason: str
     kind: EndKind
-
-
-@dataclass(frozen=True, slots=True)
-class MessageReceived:
-    """One message. Positional: it is made for each message on the hot path."""
-
-    topic: str
-    payload: bytes
-    qos: int
-    retain: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

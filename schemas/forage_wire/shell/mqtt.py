@@ -6,7 +6,8 @@ session, subscriptions, keepalive, read buffering and write corking. It has no l
 calls nobody back: the owner waits for `fileno()` to become readable (or for `next_deadline_ms()`),
 then calls `read()` and gets what happened, in order.
 
-The MQTT library (paho) is an implementation detail: none of its types appear here.
+The MQTT library (paho) begins the session and makes the subscriptions; what is sent all day,
+PUBLISH and PUBACK, is read and written by `framing`. None of the library's types appear here.
 
 The owner's loop, in full::
 
@@ -28,7 +29,7 @@ import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from forage_wire.address import BrokerAddress
 from forage_wire.shell.dial import Dial, DialFailure, words_for
@@ -43,10 +44,20 @@ from forage_wire.shell.events import (
     TransportEvent,
     Will,
 )
-from forage_wire.shell.lean_paho import Client, MQTTMessage
+from forage_wire.shell.framing import (
+    MalformedError,
+    Packet,
+    PacketReader,
+    Skipped,
+    length_bytes,
+    parse_publish,
+    publish_packet,
+)
+from forage_wire.shell.lean_paho import Client
 from forage_wire.shell.reconnect import RandomSource, ReconnectDelay
 from forage_wire.shell.sockets import BufferedSocket, EndOfStreamError
 from forage_wire.shell.subscribing import Subscribing
+from forage_wire.shell.unacknowledged import Unacknowledged
 
 if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
@@ -75,6 +86,10 @@ PINGREQ = b"\xc0\x00"
 DISCONNECT = b"\xe0\x00"
 PUBACK_HEADER = b"\x40\x02"
 
+PUBACK = 0x40
+PUBLISH = 0x30
+TYPE_MASK = 0xF0
+
 CONNACK_BYTES = 4
 CONNACK_HEADER = b"\x20\x02"
 # By the return codes of MQTT 3.1.1; some brokers say "not authorised" of a wrong password too.
@@ -89,6 +104,9 @@ RETRY_LATER_CODE = 3
 
 SUBSCRIBE_TIMEOUT_MS = 30_000
 QOS_MAX = 2
+
+TOPICS_MAX = 1_024
+"""Whose checked and encoded form is kept."""
 
 
 class _Client(Client):
@@ -168,6 +186,8 @@ class MqttConnection:
         self._dial: Dial | None = None
         self._wire: BufferedSocket | None = None
         self._client: _Client | None = None
+        self._reader = PacketReader(packet_bytes_limit)
+        self._greeting = b""
         self._connected = False
         self._connect_deadline_ms = 0
 
@@ -175,11 +195,8 @@ class MqttConnection:
         self._subscribe_answers: list[tuple[int, list[int]]] = []
         self._subscribe_deadline_ms = 0
 
-        # QoS 1 messages without a PUBACK: message id → payload bytes.
-        self._unacknowledged: dict[int, int] = {}
-        self._unacknowledged_bytes = 0
-        self._confirming: set[int] = set()
-        self._sends_qos_0 = False
+        self._unacknowledged = Unacknowledged()
+        self._topics: dict[str, bytes] = {}
 
         self._last_received_ms = 0
         self._last_sent_ms = 0
@@ -283,33 +300,36 @@ class MqttConnection:
             confirm: Ask for a `PublishAcknowledged` with the returned id (QoS 1 only).
 
         Returns:
-            The message id; or None, and nothing is kept, where there is no connection, or where
-            more than `outstanding_bytes_max` bytes or 65,534 messages wait for the kernel or for
-            their PUBACKs: the ends send again.
+            The message id (0: QoS 0); or None, and nothing is kept, where there is no connection,
+            or where more than `outstanding_bytes_max` bytes or 65,000 messages wait for the kernel
+            or for their PUBACKs: the ends send again.
 
         Raises:
-            ValueError: A wildcard in the topic, or QoS 2.
+            ValueError: A topic or size that MQTT cannot carry, or QoS 2.
         """
         if not 0 <= qos < QOS_MAX:
             raise ValueError(f"QoS {qos} is not used here")
-        client, wire = self._client, self._wire
-        if not self._connected or client is None or wire is None:
+        wire = self._wire
+        if not self._connected or wire is None:
             return None
-        if max(wire.unsent_bytes, self._unacknowledged_bytes) > self._outstanding_bytes_max:
+        outstanding = self._unacknowledged
+        waiting_bytes = max(wire.unsent_bytes, outstanding.payload_bytes)
+        if waiting_bytes > self._outstanding_bytes_max or outstanding.is_full:
             return None
-        # The library reports a QoS 0 message as published within the call; its id may be that
-        # of a QoS 1 message still under way.
-        self._sends_qos_0 = qos == 0
-        info = client.publish(topic, payload, qos, retain)
-        self._sends_qos_0 = False
-        if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            return None
-        if qos:
-            self._unacknowledged[info.mid] = len(payload)
-            self._unacknowledged_bytes += len(payload)
-            if confirm:
-                self._confirming.add(info.mid)
-        return info.mid
+        encoded = self._topics.get(topic) or self._encode_topic(topic)
+        message_id = outstanding.add(len(payload), confirm=confirm) if qos else 0
+        wire.send(publish_packet(encoded, payload, qos=qos, retain=retain, message_id=message_id))
+        return message_id
+
+    def _encode_topic(self, topic: str) -> bytes:
+        if not topic or "+" in topic or "#" in topic or "\0" in topic:
+            raise ValueError(
+                f"nothing can be published to {topic!r}: a topic has a name and no wildcards"
+            )
+        if len(self._topics) >= TOPICS_MAX:
+            self._topics.clear()
+        encoded = self._topics[topic] = topic.encode()
+        return encoded
 
     def flush(self, now_ms: int) -> None:
         """Send all that is corked with one system call; what the kernel refuses goes on later.
@@ -352,9 +372,7 @@ class MqttConnection:
         self._events = []
         self._waits_for_room = False
         self._subscribe_answers.clear()
-        self._unacknowledged.clear()
-        self._unacknowledged_bytes = 0
-        self._confirming.clear()
+        self._unacknowledged = Unacknowledged()
         self._ping_ms = None
 
     def close(self) -> None:
@@ -377,29 +395,25 @@ class MqttConnection:
             self._begin_session(outcome, now_ms)
 
     def _begin_session(self, connected: socket.socket, now_ms: int) -> None:
-        wire = BufferedSocket(connected, packet_bytes_limit=self._packet_bytes_limit)
+        wire = BufferedSocket(connected)
         client = _Client(self._client_id, wire)
-        client.on_message = self._on_message
-        client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
-        # Without a window of its own the library keeps nothing back, so that what was published
-        # is always on its way; it also spares it a search through the window at each PUBACK.
-        # Windows are kept by the ends.
-        client.max_inflight_messages = 0
         if self._address.username is not None:
             client.username_pw_set(self._address.username, self._address.password)
         if self._will is not None:
             client.will_set(self._will.topic, self._will.payload, self._will.qos, self._will.retain)
         self._wire = wire
         self._client = client
+        self._reader = PacketReader(self._packet_bytes_limit)
+        self._greeting = b""
         self._selector.register(wire, selectors.EVENT_READ)
         client.connect(self._address.host, self._address.port, self._keepalive_ms // 1000)
         self.flush(now_ms)
 
-    def _is_accepted(self, wire: BufferedSocket) -> bool:
+    def _is_accepted(self) -> bool:
         """Judge the broker's first bytes; True once they say that we are connected."""
-        answer = wire.peek(CONNACK_BYTES)
-        if answer[:2] != CONNACK_HEADER[: len(answer)] or (wire.malformed and not answer):
+        answer = self._greeting[:CONNACK_BYTES]
+        if answer[:2] != CONNACK_HEADER[: len(answer)]:
             self._end("what answers there is not an MQTT broker", "unreachable")
         elif len(answer) == CONNACK_BYTES:
             code = answer[3]
@@ -445,7 +459,7 @@ class MqttConnection:
 
     def _receive(self, wire: BufferedSocket, now_ms: int) -> None:
         try:
-            count = wire.fill()
+            chunk = wire.receive()
         except EndOfStreamError:
             if self._connected:
                 self._end("the broker closed the connection", "lost")
@@ -455,78 +469,77 @@ class MqttConnection:
         except OSError as error:
             self._end(words_for(error), "lost" if self._connected else "unreachable")
             return
-        if count:
-            self._last_received_ms = now_ms
-            self._ping_ms = None
-            if not self._connected and self._is_accepted(wire):
-                self._connected = True
-                self._last_sent_ms = now_ms
-                session_present = bool(wire.peek(CONNACK_BYTES)[2] & 1)
-                self._events.append(Connected(session_present=session_present))
-                self._begin_subscribing(now_ms)
-            if self._connected:
-                self._digest(wire)
-                if not self._subscribing.is_done:
-                    self.flush(now_ms)  # What was asked for waits for no owner.
+        if not chunk:
+            return
+        self._last_received_ms = now_ms
+        self._ping_ms = None
+        if not self._connected:
+            self._greeting = chunk = self._greeting + chunk
+            if not self._is_accepted():
+                return
+            self._connected = True
+            self._last_sent_ms = now_ms
+            self._events.append(Connected(session_present=bool(chunk[2] & 1)))
+            self._begin_subscribing(now_ms)
+        self._digest(wire, chunk)
+        if not self._subscribing.is_done:
+            self.flush(now_ms)  # What was asked for waits for no owner.
 
-    def _digest(self, wire: BufferedSocket) -> None:
-        """Let the library take apart all that was received."""
+    def _digest(self, wire: BufferedSocket, chunk: bytes) -> None:
+        """Take apart all that was received."""
+        reader = self._reader
+        try:
+            for packet in reader.feed(chunk):
+                self._on_packet(wire, packet)
+                if wire.given_up:
+                    break
+        except MalformedError as error:
+            reader.malformed = str(error)
+        if self._subscribe_answers:
+            self._take_subscribe_answers()
+        if wire.given_up or reader.malformed:
+            details = f": {reader.malformed}" if reader.malformed else ""
+            self._end(f"the broker sent what is not MQTT{details}", "lost")
+
+    def _on_packet(self, wire: BufferedSocket, packet: Packet | Skipped) -> None:
+        if isinstance(packet, Skipped):
+            self._events.append(
+                MessageTooLong(topic=packet.topic, packet_bytes=packet.packet_bytes)
+            )
+            if packet.message_id is not None:
+                wire.send(PUBACK_HEADER + packet.message_id.to_bytes(2, "big"))
+            return
+        first, body = packet
+        kind = first & TYPE_MASK
+        if kind == PUBLISH:
+            topic, payload, message_id = parse_publish(first, body)
+            retain = bool(first & 1)
+            self._events.append(MessageReceived(topic=topic, payload=payload, retain=retain))
+            if message_id is not None:
+                wire.send(PUBACK_HEADER + message_id.to_bytes(2, "big"))
+        elif kind == PUBACK:
+            if len(body) != 2:
+                raise MalformedError(f"a PUBACK of {len(body)} bytes")
+            message_id = int.from_bytes(body, "big")
+            if self._unacknowledged.acknowledged(message_id):
+                self._events.append(PublishAcknowledged(message_id=message_id))
+        else:
+            self._hand_to_library(wire, first, body)
+
+    def _hand_to_library(self, wire: BufferedSocket, first: int, body: bytes) -> None:
         client = self._client
         if client is None:
             return
+        wire.hand(bytes((first, *length_bytes(len(body)))) + body)
         try:
-            while wire.has_input and not wire.given_up:
-                client.loop_read()
+            client.loop_read()
         except Exception:
             # The library's decoders raise all kinds of errors on malformed packets. Whatever it
             # was, this connection ends, and the owner hears of it.
             logger.warning("mqtt packet not understood", exc_info=True)
             wire.given_up = True
-        for skipped in wire.take_skipped():
-            self._events.append(
-                MessageTooLong(topic=skipped.topic, packet_bytes=skipped.packet_bytes)
-            )
-            if skipped.message_id is not None:
-                self._acknowledge(skipped.message_id)
-        if self._subscribe_answers:
-            self._take_subscribe_answers()
-        if wire.given_up or wire.malformed:
-            details = f": {wire.malformed}" if wire.malformed else ""
-            self._end(f"the broker sent what is not MQTT{details}", "lost")
 
-    # Called by the library within `_digest`; they only take down what happened.
-
-    def _on_message(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:
-            topic = "\ufffd"  # No topic of ours: the owner counts and drops it as unknown.
-        payload = message.payload
-        self._events.append(
-            MessageReceived(
-                topic,
-                payload if isinstance(payload, bytes) else bytes(payload),
-                message.qos,
-                message.retain,
-            )
-        )
-        if message.qos == 1:
-            self._acknowledge(message.mid)
-
-    def _on_publish(
-        self,
-        _client: Client,
-        _userdata: Any,
-        message_id: int,
-        _reason: ReasonCode,
-        _properties: Properties,
-    ) -> None:
-        if self._sends_qos_0:
-            return
-        self._unacknowledged_bytes -= self._unacknowledged.pop(message_id, 0)
-        if message_id in self._confirming:
-            self._confirming.discard(message_id)
-            self._events.append(PublishAcknowledged(message_id=message_id))
+    # Called by the library within `_hand_to_library`; it only takes down what happened.
 
     def _on_subscribe(
         self,
@@ -537,11 +550,6 @@ class MqttConnection:
         _properties: Properties | None,
     ) -> None:
         self._subscribe_answers.append((message_id, [code.value for code in codes]))
-
-    def _acknowledge(self, message_id: int) -> None:
-        """Cork a PUBACK; the library's own way there costs as much as the message."""
-        if self._wire is not None:
-            self._wire.send(PUBACK_HEADER + message_id.to_bytes(2, "big"))
 
     # ------------------------------------------------------------------ time and the end
 

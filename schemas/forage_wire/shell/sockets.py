@@ -1,9 +1,8 @@
 """The socket as the MQTT library sees it: everything it reads and writes stays in our buffers.
 
-The library asks for one byte at a time and sends each packet by itself, and copies the rest of a
-packet at each partial send. Here one receive serves many packets, one send carries many, what the
-kernel does not take is kept without copying it again, and oversized packets never reach the
-library. The system calls happen only in `fill`, `flush` and `finish`, when the owner says so.
+One receive serves many packets, one send carries many, and what the kernel does not take is kept
+without copying it again. The library reads only the packets that it is handed. The system calls
+happen only in `receive`, `flush` and `finish`, when the owner says so.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-
-from forage_wire.shell.framing import OversizeFilter, Skipped
 
 __all__ = ["BufferedSocket", "EndOfStreamError"]
 
@@ -29,12 +26,11 @@ class EndOfStreamError(Exception):
 class BufferedSocket:
     """A connected, non-blocking TCP or TLS socket behind two buffers. Owns the socket."""
 
-    def __init__(self, connected: socket.socket, *, packet_bytes_limit: int) -> None:
+    def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
         self._socket = connected
         self._is_tls = isinstance(connected, ssl.SSLSocket)
         self._space = memoryview(bytearray(RECEIVE_BYTES))
-        self._filter = OversizeFilter(packet_bytes_limit)
         self._input = b""
         self._position = 0
         self._corked: list[bytes | bytearray] = []
@@ -49,7 +45,7 @@ class BufferedSocket:
     # What the MQTT library calls.
 
     def recv(self, size: int) -> bytes:
-        """The next at most `size` bytes of what `fill` received."""
+        """The next at most `size` bytes of what it was handed."""
         position = self._position
         data = self._input[position : position + size]
         if not data:
@@ -83,10 +79,10 @@ class BufferedSocket:
 
     # What the connection calls.
 
-    @property
-    def has_input(self) -> bool:
-        """`recv` has something to give."""
-        return self._position < len(self._input)
+    def hand(self, packet: bytes) -> None:
+        """Let the library read this next."""
+        self._input = self._input[self._position :] + packet
+        self._position = 0
 
     @property
     def unsent_bytes(self) -> int:
@@ -97,50 +93,25 @@ class BufferedSocket:
         """A send was begun and not finished: it goes on with `flush`."""
         return bool(self._sending)
 
-    @property
-    def malformed(self) -> str | None:
-        """Why what follows the present input is not MQTT; None while it is."""
-        return self._filter.malformed
-
-    def peek(self, size: int) -> bytes:
-        """The next at most `size` bytes, left where they are."""
-        return self._input[self._position : self._position + size]
-
-    def take_skipped(self) -> list[Skipped]:
-        """The oversized messages that were skipped since the last call."""
-        skipped = self._filter.skipped
-        if skipped:
-            self._filter.skipped = []
-        return skipped
-
-    def fill(self) -> int:
-        """One large receive.
-
-        Returns:
-            Bytes received; 0 where there was nothing.
+    def receive(self) -> bytes:
+        """One large receive; empty where there was nothing.
 
         Raises:
             EndOfStreamError: The peer has closed its end.
             OSError: The connection is broken.
         """
         count = self._receive_into(self._space)
-        if count == 0:
-            return 0
-        if self._is_tls:
+        if count and self._is_tls:
             # TLS hands out one record a call.
             while len(self._space) - count >= TLS_RECORD_BYTES:
                 try:
                     more = self._receive_into(self._space[count:])
                 except (EndOfStreamError, OSError):
-                    break  # It shows again at the next fill, after these bytes.
+                    break  # It shows again at the next receive, after these bytes.
                 if more == 0:
                     break
                 count += more
-        # Whatever the library left of the chunk before is the beginning of nothing: it consumes
-        # partial packets, so the input is empty here unless it gave up or waits for the CONNACK.
-        self._input = self._input[self._position :] + self._filter.admit(bytes(self._space[:count]))
-        self._position = 0
-        return count
+        return bytes(self._space[:count])
 
     def _receive_into(self, space: memoryview) -> int:
         try:
@@ -156,7 +127,7 @@ class BufferedSocket:
     def flush(self) -> None:
         """One send of all that is corked; after a cut-short one, of what was left first.
 
-        A broken connection is not reported here: the next `fill` reports it.
+        A broken connection is not reported here: the next `receive` reports it.
         """
         while True:
             if not self._sending:

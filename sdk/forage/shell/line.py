@@ -14,7 +14,7 @@ from forage.core.commands import Command
 from forage.core.events import Event
 from forage.errors import ForageError, NotConnected, Refused
 from forage_wire.address import BrokerAddress
-from forage_wire.io import BatchEnded, Connected, Disconnected, MessageReceived, Publish
+from forage_wire.io import BatchEnded, Connected, Disconnected, Publish
 from forage_wire.shell import mqtt
 from forage_wire.shell.loop import Loop
 
@@ -162,10 +162,7 @@ class Line:
             match event:
                 case mqtt.MessageReceived():
                     has_news = True
-                    message = MessageReceived(
-                        topic=event.topic, payload=event.payload, retain=event.retain
-                    )
-                    self.handle(message, now)
+                    self.handle(event, now)
                 case mqtt.SubscribeDone():
                     self._on_subscribed(event, now)
                 case mqtt.Disconnected():
