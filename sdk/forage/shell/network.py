@@ -188,7 +188,8 @@ class Network:
                 for calls in self._tasks.values()
             ]
             self._is_leaving = True
-            self._line.wake()
+            if not self._has_ended:
+                self._line.wake()
         self._thread.join(2 * GOODBYE_S)
         return found
 
