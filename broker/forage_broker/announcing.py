@@ -50,10 +50,15 @@ class Announcement:
         port: Where it listens ...
         addresses: ... and under which addresses it is reached.
         interfaces: Addresses of the interfaces to announce on; None: all.
+        service_type: As what.
     """
 
     def __init__(
-        self, port: int, addresses: Sequence[str], interfaces: Sequence[str] | None = None
+        self,
+        port: int,
+        addresses: Sequence[str],
+        interfaces: Sequence[str] | None = None,
+        service_type: str = SERVICE_TYPE,
     ) -> None:
         host = socket.gethostname().partition(".")[0] or "host"
         self.name = f"forage on {host} port {port}".encode()[:_NAME_BYTES_MAX].decode(
@@ -63,6 +68,7 @@ class Announcement:
         self._port = port
         self._addresses = list(addresses)
         self._interfaces = interfaces
+        self._service_type = service_type
         self._speaker: Any = None
 
     def start(self) -> None:
@@ -75,8 +81,8 @@ class Announcement:
         interfaces = InterfaceChoice.All if self._interfaces is None else list(self._interfaces)
         self._speaker = Zeroconf(interfaces=interfaces)
         service = ServiceInfo(
-            SERVICE_TYPE,
-            f"{self.name}.{SERVICE_TYPE}",
+            self._service_type,
+            f"{self.name}.{self._service_type}",
             port=self._port,
             parsed_addresses=self._addresses,
             properties={"forage": __version__},

@@ -10,7 +10,6 @@ The package `zeroconf` is loaded where it is needed, and only the extra `mdns` i
 import socket
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,14 +17,25 @@ from forage.config import ClientConfig
 from forage.errors import NotConnected
 from forage_wire.address import BrokerAddress, check_allowed
 
-__all__ = ["SERVICE_TYPE", "Announced", "find_brokers", "located"]
+__all__ = ["SERVICE_TYPE", "Announced", "Search", "find_brokers", "located"]
 
 SERVICE_TYPE = "_mqtt._tcp.local."
-SEARCH_S = 1.5
-_MORE_S = 0.25
-"""After the first answer: for others, which come within a tenth of a second if they come."""
+_DETAILS_MS_MIN = 500
 _PROBE_S = 0.5
 _ADVICE = "start one with `forage broker`, or name yours in FORAGE_BROKER"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """How to look for brokers."""
+
+    timeout_s: float = 2.0
+    """How long to listen for the first answer."""
+    more_s: float = 0.25
+    """How long to listen for others after it; those there are come within a tenth of a second."""
+    interfaces: tuple[str, ...] | None = None
+    """Addresses of the interfaces to ask on; None: all."""
+    service_type: str = SERVICE_TYPE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,14 +49,8 @@ class Announced:
     """It says that it is there for forage; others may serve anything."""
 
 
-def find_brokers(
-    *, timeout_s: float = SEARCH_S, interfaces: Sequence[str] | None = None
-) -> list[Announced]:
+def find_brokers(search: Search = Search()) -> list[Announced]:
     """The brokers that answer on the local network, those that say they are forage's first.
-
-    Args:
-        timeout_s: How long to listen for the first; soon after that it is over.
-        interfaces: Addresses of the interfaces to ask on; None: all.
 
     Raises:
         ImportError: zeroconf is not installed.
@@ -61,16 +65,17 @@ def find_brokers(
         names[name] = None
         has_come.set()
 
-    deadline_s = time.monotonic() + timeout_s
+    interfaces, service_type = search.interfaces, search.service_type
+    deadline_s = time.monotonic() + search.timeout_s
     asker = Zeroconf(interfaces=InterfaceChoice.All if interfaces is None else list(interfaces))
     try:
-        browser = ServiceBrowser(asker, SERVICE_TYPE, handlers=[on_change])
-        if has_come.wait(timeout_s):
-            browser.join(min(_MORE_S, max(0.0, deadline_s - time.monotonic())))
+        browser = ServiceBrowser(asker, service_type, handlers=[on_change])
+        if has_come.wait(search.timeout_s):
+            browser.join(search.more_s)
         found: list[Announced] = []
         for name in list(names):
-            left_ms = max(100, round(1_000 * (deadline_s - time.monotonic())))
-            details = asker.get_service_info(SERVICE_TYPE, name, left_ms)
+            left_ms = max(_DETAILS_MS_MIN, round(1_000 * (deadline_s - time.monotonic())))
+            details = asker.get_service_info(service_type, name, left_ms)
             if details is not None and details.port:
                 found += _announced(name, details)
     finally:
@@ -87,18 +92,18 @@ def _announced(name: str, details: Any) -> list[Announced]:
     return [
         Announced(
             address=BrokerAddress(host=host, port=details.port),
-            name=name.removesuffix("." + SERVICE_TYPE),
+            name=name.removesuffix("." + details.type),
             is_forage=b"forage" in details.properties,
         )
     ]
 
 
-def located(config: ClientConfig, *, interfaces: Sequence[str] | None = None) -> ClientConfig:
+def located(config: ClientConfig, search: Search = Search()) -> ClientConfig:
     """The settings with a broker in them, where none was named.
 
     Args:
         config: As read; one that names a broker comes back as it is.
-        interfaces: See `find_brokers`.
+        search: How to look for one.
 
     Raises:
         NotConnected: There is none, or more than one to choose from.
@@ -107,8 +112,8 @@ def located(config: ClientConfig, *, interfaces: Sequence[str] | None = None) ->
     if not config.is_default or (not config.insecure and _listens(config.address)):
         return config
     try:
-        found = find_brokers(interfaces=interfaces)
-        why_none = f"none announced itself on the network within {SEARCH_S:g} s"
+        found = find_brokers(search)
+        why_none = f"none announced itself on the network within {search.timeout_s:g} s"
     except ImportError:
         found = []
         why_none = (

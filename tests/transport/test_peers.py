@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import select
 import socket
 import threading
@@ -164,10 +163,10 @@ def test_name_with_a_dead_and_a_live_address_is_reached(
 def test_connect_without_a_descriptor_left_is_told_as_an_event(
     owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail() -> tuple[int, int]:
+    def fail() -> tuple[socket.socket, socket.socket]:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(os, "pipe", fail)
+    monkeypatch.setattr(socket, "socketpair", fail)
     end = owner.end_of(connecting(owner, BrokerAddress(host="127.0.0.1")))
     assert end == Disconnected(reason="too many open files", kind="unreachable")
 

@@ -8,7 +8,6 @@ waits for. An owner that gives up first abandons the attempt; the thread then cl
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import ssl
 import threading
@@ -41,18 +40,19 @@ class Dial:
         self._lock = threading.Lock()
         self._outcome: socket.socket | DialFailure | None = None
         self._is_abandoned = False
-        self._done_read, done_write = os.pipe()
+        # Not a pipe: on Windows only sockets can be waited for.
+        self._done_read, done_write = socket.socketpair()
         try:
             threading.Thread(
                 target=self._run, args=(done_write,), name="forage-dial", daemon=True
             ).start()
         except RuntimeError as error:
             self._outcome = DialFailure(reason=str(error), kind="unreachable")
-            os.write(done_write, b"\0")
-            os.close(done_write)
+            done_write.send(b"\0")
+            done_write.close()
 
     def fileno(self) -> int:
-        return self._done_read
+        return self._done_read.fileno()
 
     def take(self) -> socket.socket | DialFailure | None:
         """The outcome, once; None while the attempt goes on. A socket is the caller's to close."""
@@ -67,9 +67,9 @@ class Dial:
             outcome, self._outcome = self._outcome, None
         if isinstance(outcome, socket.socket):
             outcome.close()
-        os.close(self._done_read)
+        self._done_read.close()
 
-    def _run(self, done_write: int) -> None:
+    def _run(self, done_write: socket.socket) -> None:
         outcome: socket.socket | DialFailure | None = self._attempt()
         with self._lock:
             if not self._is_abandoned:
@@ -78,10 +78,10 @@ class Dial:
         if isinstance(outcome, socket.socket):
             outcome.close()
         try:
-            os.write(done_write, b"\0")
-        except BrokenPipeError:
+            done_write.send(b"\0")
+        except OSError:
             pass  # Abandoned: the read end is gone.
-        os.close(done_write)
+        done_write.close()
 
     def _attempt(self) -> socket.socket | DialFailure:
         deadline = time.monotonic() + self._timeout_s

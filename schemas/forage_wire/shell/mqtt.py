@@ -54,6 +54,7 @@ from forage_wire.shell.framing import (
     publish_packet,
 )
 from forage_wire.shell.lean_paho import Client
+from forage_wire.shell.nesting import inner_selector
 from forage_wire.shell.reconnect import RandomSource, ReconnectDelay
 from forage_wire.shell.sockets import BufferedSocket, EndOfStreamError
 from forage_wire.shell.subscribing import Subscribing
@@ -177,7 +178,7 @@ class MqttConnection:
 
         # A selector inside the owner's selector: its descriptor stays the same while what it
         # watches comes and goes, also when another thread than the waiting one changes it.
-        self._selector = selectors.DefaultSelector()
+        self.selector = self._selector = inner_selector()
         self._waits_for_room = False
         self._events: list[TransportEvent] = []
         self._will: Will | None = None

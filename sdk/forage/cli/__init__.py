@@ -12,6 +12,7 @@ from importlib import import_module
 
 __all__ = ["SERVICES", "main"]
 
+EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 SERVICES = {
@@ -60,5 +61,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_service(name: str, words: list[str]) -> int:
     """Run a service in the foreground until it ends; its exit code."""
+    if name != "broker" and not sys.platform.startswith("linux"):
+        sys.stderr.write(
+            f"forage: The {name} runs on Linux alone (this is {sys.platform}): start it on a Linux "
+            "machine; `forage run` and the other commands work from here.\n"
+        )
+        return EXIT_USAGE
     code: int = import_module(SERVICES[name]).main(words)
     return code
