@@ -4,7 +4,7 @@ A shell reads everything there is, hands each event to its core, then `BatchEnde
 out the commands in order. `BatchEnded` also comes when `next_wakeup_ms` is reached.
 """
 
-from dataclasses import dataclass
+from forage_wire.records import dataclass
 
 __all__ = [
     "BatchEnded",

@@ -5,9 +5,9 @@ Levels hold `[a-z0-9_-]` alone, so every MQTT 3.1.1 broker carries them unchange
 """
 
 import re
-from dataclasses import dataclass
 
 from forage_wire.limits import PROTOCOL_MAJOR
+from forage_wire.records import dataclass
 
 __all__ = [
     "CLIENT_PATTERN",

@@ -4,7 +4,6 @@ Parts of messages, not messages: one frozen class for each rule of `forage.cddl`
 `forage_wire.messages`, from where they can be imported too.
 """
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from forage_wire import fields, kinds
@@ -15,6 +14,7 @@ from forage_wire.limits import (
     WAIT_MS_DEFAULT,
 )
 from forage_wire.ranges import Ranges
+from forage_wire.records import dataclass
 from forage_wire.table import table_of
 
 __all__ = ["Assignment", "Header", "Options", "OutcomeSet", "Page"]

@@ -13,8 +13,6 @@ The core talks to workers by slot. A slot has one worker process at a time:
   sent come before `WorkerExited`, which is always the last word of a worker.
 """
 
-from dataclasses import dataclass
-
 from forage_wire.io import (
     BatchEnded,
     Connected,
@@ -25,6 +23,7 @@ from forage_wire.io import (
     PublishAcknowledged,
 )
 from forage_wire.messages import DeviceCapabilities
+from forage_wire.records import dataclass
 
 __all__ = [
     "CapabilitiesMeasured",

@@ -1,7 +1,5 @@
 """What the controller's core orders, and the events that are its own."""
 
-from dataclasses import dataclass
-
 from forage_controller.core.operations import (
     CodeLoaded,
     LoadCode,
@@ -22,6 +20,7 @@ from forage_wire.io import (
     Publish,
     PublishAcknowledged,
 )
+from forage_wire.records import dataclass
 
 __all__ = ["Command", "Event", "Exit"]
 

@@ -17,7 +17,7 @@ class Limits:
     """Slices outstanding for each slot."""
     slice_us: int = 10_000
     """Measured work in one slice at most ..."""
-    slice_us_min: int = 100
+    slice_us_min: int = 2000
     """... and at least, where the backlog has it."""
     unmeasured_us: int = 1_000
     """What a call of a function never measured counts for, until it has run longer."""
@@ -29,6 +29,8 @@ class Limits:
     """How often an idle device is heard."""
     report_every_ms: int = 60_000
     """How often a device that holds work is asked for its inventory."""
+    gone_ms: int = 60_000
+    """How long a client may be away before those attached to its tasks collect for it."""
     orphan_ms: int = 60_000
     """How long a device's assignment of an unknown task waits for its client's page."""
     start_wait_ms: int = 150

@@ -5,9 +5,10 @@ A `Save` groups operations; the store commits groups in order, several at a time
 core's business: it sends only after that event.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from forage_wire.ranges import Ranges
+from forage_wire.records import dataclass
 
 __all__ = [
     "ClosedAssignment",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from forage_wire.io import MessageReceived
+from forage_wire.records import dataclass
 
 __all__ = [
     "Connected",

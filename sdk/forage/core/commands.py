@@ -1,11 +1,11 @@
 """What the client's core orders, beyond what every core orders (`forage_wire.io`)."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from forage_wire.io import Note, Publish
 from forage_wire.messages import Progress
 from forage_wire.ranges import Ranges
+from forage_wire.records import dataclass
 
 __all__ = [
     "AnswerReceived",

@@ -1,6 +1,6 @@
 """What the client's core is told, beyond what every core is told (`forage_wire.io`)."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from forage_wire.io import (
     BatchEnded,
@@ -11,6 +11,7 @@ from forage_wire.io import (
 )
 from forage_wire.messages import Options
 from forage_wire.ranges import Ranges
+from forage_wire.records import dataclass
 
 __all__ = [
     "AttachAsked",
