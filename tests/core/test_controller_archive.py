@@ -150,6 +150,7 @@ def test_what_another_collected_for_an_owner_who_was_gone_is_lost_to_it_in_words
     desk.publish(f"forage/1/client/{client.user}/{client.name}/presence", b"")
     desk.run()
     other.collect(task, (0, 1))
+    desk.advance(2 * 60_000)
     desk.saved = [row for row in desk.saved if getattr(row, "settled", None) != ((0, 1),)]
     client.counter = 2
     client.hello(controller=f"{desk.start}-1")
@@ -172,10 +173,25 @@ def test_what_another_collects_counts_only_once_the_owner_is_gone() -> None:
     other.collect(task, (0, 2))
     assert task in desk.core.ledger.tasks
     assert desk.core.ledger.tasks[task].collected.count == 0
+    desk.clients.remove(client)
     desk.publish(f"forage/1/client/{client.user}/{client.name}/presence", b"")
-    other.collect(task, (0, 2))
+    desk.advance(2 * 60_000)
     assert task not in desk.core.ledger.tasks
     assert other.of(Released)
+
+
+def test_what_another_collects_while_the_owners_connection_is_broken_is_still_the_owners() -> None:
+    desk, client, task = settled(2)
+    other = other_client(desk)
+    other.send(Attach(task=task))
+    desk.publish(f"forage/1/client/{client.user}/{client.name}/presence", b"")
+    other.collect(task, (0, 2))
+    client.counter = 2
+    client.hello(controller=f"{desk.start}-1")
+    client.send(ClientInventory(rows=((task, 2, ()),)))
+    desk.advance(3 * 60_000)
+    assert client.of(Settled)[-1].rows == ((task, ((0, 2),)),)
+    assert desk.core.ledger.tasks[task].collected.count == 0
 
 
 def test_calls_collected_that_never_settled_here_are_told_as_lost_to_others() -> None:

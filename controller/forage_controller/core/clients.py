@@ -166,6 +166,8 @@ class Clients:
                 self._detach(client)
             elif client.gone_ms is not None:
                 self._knock(client)
+                for task in list(client.tasks.values()):
+                    self._inherit(task, now_ms)
             self._drop_if_idle(client)
 
     def _gone(self, client: Client) -> None:
@@ -335,9 +337,19 @@ class Clients:
             self._settlement.abandon(task, now_ms)
 
     def _on_collected(self, client: Client, task: Task, ranges: Ranges, now_ms: int) -> None:
-        # What somebody attached to the task has collected counts only if its owner is gone.
-        if task.client is client or task.client.gone_ms is not None:
+        if task.client is client:
             self._ledger.collect(task, ranges, now_ms)
+            return
+        # What somebody attached to the task has collected counts only if its owner is gone, and
+        # stays so: one whose connection broke comes back for it.
+        for low, high in ranges:
+            task.inherited.add(low, min(high, task.end))
+        self._inherit(task, now_ms)
+
+    def _inherit(self, task: Task, now_ms: int) -> None:
+        gone_ms = task.client.gone_ms
+        if task.inherited and gone_ms is not None and gone_ms + self._limits.gone_ms <= now_ms:
+            self._ledger.collect(task, task.inherited.freeze(), now_ms)
 
     def _on_cancel(self, client: Client, cancel: Cancel, now_ms: int) -> None:
         task = self._ledger.tasks.get(cancel.task)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from forage_controller.core.config import CoreConfig
 from forage_controller.core.effects import Effects
 from forage_controller.core.links import Links
-from forage_controller.core.sessions import counter_of, is_newer, start_of
+from forage_controller.core.sessions import is_newer, start_of
 from forage_controller.core.state import NEVER_HEARD, Device
 from forage_wire.codec import encode, encode_json
 from forage_wire.limits import PACKET_BYTES_MAX
@@ -314,7 +314,8 @@ class Fleet:
             return True
         if start_of(session) == start_of(device.session):
             return False
-        if counter_of(session) < device.past.get(start_of(session), 0):
+        past = device.past.get(start_of(session))
+        if past is not None and is_newer(past, session):
             # Said long ago, and said again by the network: that connection is over.
             return False
         if device.verdict == "dead" and not device.assignments:
@@ -324,8 +325,9 @@ class Fleet:
             self._gone_for_good(device, "it was started anew", now_ms)
             self._take_session(device, session, now_ms)
             return True
-        if not retain and session != device.candidate:
-            self._new_candidate(device, session, now_ms)
+        if retain or session == device.candidate or is_newer(device.candidate, session):
+            return False
+        self._new_candidate(device, session, now_ms)
         return False
 
     def _take_session(self, device: Device, session: str, now_ms: int) -> None:
@@ -334,7 +336,7 @@ class Fleet:
             # An earlier session of a start never comes back; another start's may.
             device.link_number = 0
         elif device.session:
-            device.past[start_of(device.session)] = counter_of(device.session)
+            device.past[start_of(device.session)] = device.session
             if len(device.past) > _PAST_MAX:
                 del device.past[next(iter(device.past))]
             # What the other one is and has says nothing of this one.

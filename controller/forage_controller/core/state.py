@@ -36,8 +36,8 @@ class Device:
     name: str
     session: str = ""
     """Its current session; "" while none has been heard."""
-    past: dict[str, int] = field(default_factory=dict)
-    """Starts that had its name before -> their highest connect counter."""
+    past: dict[str, str] = field(default_factory=dict)
+    """Starts that had its name before -> the last session of each."""
     state: str = "offline"
     """Its own word."""
     verdict: str = "dead"
@@ -215,6 +215,8 @@ class Task:
     archive_bytes: int = 0
     """... and what their outcomes take."""
     attached: dict[str, Client] = field(default_factory=dict)
+    inherited: RangeSet = field(default_factory=RangeSet)
+    """Calls that somebody attached to it has collected: for its client too, if that is gone."""
     status_ms: int | None = None
     """When its status was last published."""
     progress: dict[int, tuple[int, str]] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""A device is declared dead for a reason: silence, its own session's last word, or a successor."""
+"""A device is declared alive or dead for a reason, and what is retained is none."""
 
 import re
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from forage_sim.oracles.base import Oracle
 from forage_wire.codec import decode_json
 from forage_wire.documents import DevicePresence, DeviceVerdict
-from forage_wire.io import MessageReceived, Publish
+from forage_wire.io import Connected, MessageReceived, Publish
 from forage_wire.topics import ParsedTopic
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["FairVerdicts"]
 
 DEVICE_BRANCHES = ("device-presence", "device-load", "outbox", "task")
+CANDIDATE_MS = 3_000
 SESSION = re.compile(rb"([0-9a-f]{16})-(\d+)")
 """The first in a message is its sender's."""
 
@@ -32,15 +33,18 @@ class _Known:
         """Starts that were declared over, and have not been heard since."""
         self.ends_ms: list[int] = []
         """When a newest session was heard to end, until that is told, or it is heard again."""
+        self.alive_ms = -(10**9)
+        """The last sign of life of any."""
         self.verdict = ""
 
 
 class FairVerdicts(Oracle):
-    """Sees what controllers hear, and judges when they say `dead`."""
+    """Sees what controllers hear, and judges what they say of it."""
 
     statement = (
-        "a device is declared dead only after its detection time of silence, on the will or "
-        "goodbye of its newest session, or when another start has taken its name"
+        "a device is declared alive only when it is heard; dead only after its detection time of "
+        "silence while the controller listened, on the will or goodbye of its newest session, or "
+        "when another start has taken its name"
     )
 
     def __init__(self, world: "World") -> None:
@@ -49,10 +53,14 @@ class FairVerdicts(Oracle):
         self._known: dict[tuple[str, str], _Known] = {}
         self._starts: dict[tuple[str, str], dict[bytes, None]] = {}
         """(controller, device) -> its starts ever heard: a controller's disk tells of earlier ones."""
+        self._connected_ms: dict[str, int] = {}
+        """Start of a controller -> since when it hears anybody."""
         self._active_ms: dict[str, int] = {}
         """Start of a controller -> since when it rules."""
 
     def event(self, process: "Process", event: Any) -> None:
+        if type(event) is Connected:
+            self._connected_ms[process.start_part] = self.world.clock.now_ms
         if type(event) is not MessageReceived or not self.is_controller(process):
             return
         topic = self.world.parse(event.topic)
@@ -78,7 +86,7 @@ class FairVerdicts(Oracle):
         known.newest[start] = max(known.newest.get(start, 0), counter)
         self._starts.setdefault((process.name, topic.device), {})[start] = None
         if not event.retain:
-            known.heard_ms[start] = now_ms
+            known.heard_ms[start] = known.alive_ms = now_ms
 
     def published(self, process: "Process", publish: Publish, topic: ParsedTopic) -> None:
         if topic.branch == "controller-presence" and b'"active"' in publish.payload[:20]:
@@ -88,6 +96,10 @@ class FairVerdicts(Oracle):
         verdict = decode_json(publish.payload, DeviceVerdict)
         known = self._of(process, topic.device)
         before, known.verdict = known.verdict, verdict.verdict
+        # Where two have the name, one that was heard gets it a little later.
+        since_ms = self.world.clock.now_ms - CANDIDATE_MS if before else 0
+        if verdict.verdict == "alive" and before != "alive" and known.alive_ms < since_ms:
+            raise self.broken(f"{topic.device} is declared alive and was not heard of late")
         if verdict.verdict != "dead" or before not in ("alive", "suspect"):
             # It says so again, or of a device that it has not heard.
             return
@@ -101,6 +113,7 @@ class FairVerdicts(Oracle):
         if why.startswith("silent"):
             # Of two under one name, that may be of the one that is current.
             heard_ms = min([*known.heard_ms.values()], default=-(10**9))
+            heard_ms = max(heard_ms, self._connected_ms[process.start_part])
             return self.world.clock.now_ms - heard_ms >= self._detect_ms()
         if why == "it was started anew":
             earlier = [start for start in known.newest if start not in known.over][:-1]

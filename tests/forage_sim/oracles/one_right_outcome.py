@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["OneRightOutcome"]
 
+DEADLY = (
+    *("kill", "kill-between", "power", "freeze", "cut", "reset", "half-open", "takeover", "twin"),
+    *("clock-jump", "broker-restart", "broker-rollback", "disk-full", "drop-qos-0", "drop-qos-1"),
+    *("small-queues", "forged-stale", "slow-network", "segment-loss", "slow-process"),
+)
+"""What may have an attempt's exception come when another attempt runs already."""
+
 
 class OneRightOutcome(Oracle):
     """Judges each outcome by the call's bytes and by what is known to have happened to it."""
@@ -49,6 +56,10 @@ class OneRightOutcome(Oracle):
             is_owner = task in client.submitted
             self._judge_error(task, index, spec, item, is_owner=is_owner)
 
+    def _is_quiet(self) -> bool:
+        """Whether every exception was heard: nobody has died, and nothing was said twice."""
+        return not any(fault.kind in DEADLY for fault in self.world.plan.faults)
+
     def _clocks_jump(self) -> bool:
         return any(fault.kind == "clock-jump" for fault in self.world.plan.faults)
 
@@ -61,6 +72,12 @@ class OneRightOutcome(Oracle):
         watch, name = self.world.watch, (task, index)
         if name not in watch.runs:
             raise self.broken(f"{task}.{index} has a value and was never run")
+        retries = self.world.tasks[task].options.retries
+        if watch.raised[name] > retries and self._is_quiet():
+            raise self.broken(
+                f"{task}.{index} has a value after {watch.raised[name]} exceptions, and may be "
+                f"tried again {retries} times"
+            )
         if watch.raised[name] < call.fails or watch.killed[name] < call.kills:
             raise self.broken(
                 f"{task}.{index} has a value though it raised {watch.raised[name]} times and "

@@ -1,0 +1,433 @@
+"""The list of planted bugs: each one line (or two) of a core, and which oracle is to find it."""
+
+from dataclasses import dataclass
+
+__all__ = ["MUTANTS", "Mutant"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutant:
+    """One bug."""
+
+    name: str
+    file: str
+    old: str
+    """Occurs exactly once in the file."""
+    new: str
+    oracles: tuple[str, ...]
+    """Any of these may be the first to see it; `core` is a core's own assertion or exception."""
+    quick: bool = False
+    """Whether a few hundred seeds find it, so that the slow tests try it each time."""
+
+
+CONTROLLER = "controller/forage_controller/core/"
+AGENT = "agent/forage_agent/core/"
+CLIENT = "sdk/forage/core/"
+WIRE = "schemas/forage_wire/"
+
+CONTROLLER_MUTANTS = (
+    Mutant(
+        name="the will of an earlier session is believed",
+        file=CONTROLLER + "fleet.py",
+        old='if presence.session == device.session and device.verdict != "dead":',
+        new='if device.verdict != "dead":',
+        oracles=("FairVerdicts",),
+    ),
+    Mutant(
+        name="a message of an earlier session is taken for the present one's",
+        file=CONTROLLER + "fleet.py",
+        old="if not device.session or is_newer(session, device.session):",
+        new="if not device.session or start_of(session) == start_of(device.session):",
+        oracles=("StaleSessions",),
+    ),
+    Mutant(
+        name="a connection that was over long ago takes a device's name",
+        file=CONTROLLER + "fleet.py",
+        old="if past is not None and is_newer(past, session):",
+        new="if False:",
+        oracles=("StaleSessions",),
+    ),
+    Mutant(
+        name="a retained word is a sign of life",
+        file=CONTROLLER + "fleet.py",
+        old="""            device.state = presence.state
+            self._on_changed(device)
+        if not retain:
+            self._heard(device, now_ms)""",
+        new="""            device.state = presence.state
+            self._on_changed(device)
+        if True:
+            self._heard(device, now_ms)""",
+        oracles=("FairVerdicts",),
+    ),
+    Mutant(
+        name="silence counts while the controller was not there to hear",
+        file=CONTROLLER + "fleet.py",
+        old="since_ms = max(device.heard_ms, self._listening_since_ms, device.busy_since_ms)",
+        new="since_ms = max(device.heard_ms, device.busy_since_ms)",
+        oracles=("FairVerdicts",),
+    ),
+    Mutant(
+        name="a device is dead after half of its detection time",
+        file=CONTROLLER + "fleet.py",
+        old="            return self.detect_ms(device)\n        return self._config",
+        new="            return self.detect_ms(device) // 2\n        return self._config",
+        oracles=("FairVerdicts",),
+    ),
+    Mutant(
+        name="the epoch is used before it is saved",
+        file=CONTROLLER + "controller.py",
+        old="self.effects.after_commit(self._epoch_committed)",
+        new="self._epoch_committed(0)",
+        oracles=("CommitFirst",),
+    ),
+    Mutant(
+        name="a page is acknowledged before it is saved",
+        file=CONTROLLER + "ledger.py",
+        old="self._effects.after_commit(lambda at_ms: self._page_committed(task, page, waits, at_ms))",
+        new="self._page_committed(task, page, waits, now_ms)",
+        oracles=("CommitFirst",),
+    ),
+    Mutant(
+        name="an outcome is acknowledged before it is saved",
+        file=CONTROLLER + "settlement.py",
+        old="self._effects.after_commit(acknowledge)",
+        new="acknowledge(0)",
+        oracles=("CommitFirst",),
+    ),
+    Mutant(
+        name="an outcome made by the controller is told before it is saved",
+        file=CONTROLLER + "settlement.py",
+        old="""        self._effects.after_commit(
+            lambda at_ms: self._committed(task, made.ranges, made, made, at_ms)
+        )""",
+        new="        self._committed(task, made.ranges, made, made, now_ms)",
+        oracles=("CommitFirst",),
+    ),
+    Mutant(
+        name="an assignment of an at_most_once task leaves before it is saved",
+        file=CONTROLLER + "assignments.py",
+        old='if header.options.at_most_once or header.settle == "controller":',
+        new='if header.settle == "controller":',
+        oracles=("CommitFirst",),
+    ),
+    Mutant(
+        name="an assignment of a task that the controller settles leaves before it is saved",
+        file=CONTROLLER + "assignments.py",
+        old='if header.options.at_most_once or header.settle == "controller":',
+        new="if header.options.at_most_once:",
+        oracles=("CommitFirst",),
+    ),
+    Mutant(
+        name="a release is told before it is saved",
+        file=CONTROLLER + "ledger.py",
+        old="        self._effects.after_commit(tell)",
+        new="        tell(0)",
+        oracles=("CommitFirst",),
+    ),
+    Mutant(
+        name="a release is not saved",
+        file=CONTROLLER + "ledger.py",
+        old="        self._effects.save(SaveReleased(task=task.id))",
+        new="        pass",
+        oracles=("CommitFirst", "NothingLeft"),
+    ),
+    Mutant(
+        name="a task is released when all is settled, and not yet collected",
+        file=CONTROLLER + "state.py",
+        old="self.collected.covers(0, self.total)",
+        new="self.done.covers(0, self.total)",
+        oracles=("OneRightOutcome",),
+    ),
+    Mutant(
+        name="an outcome of a closed assignment settles a call that only open ones may",
+        file=CONTROLLER + "settlement.py",
+        old="                if opened is None:\n                    continue\n",
+        new="                if opened is None:\n                    new.update(task.done.missing(low, high))\n                    continue\n",
+        oracles=("ClosedNeverSettles",),
+    ),
+    Mutant(
+        name="an outcome of a call that was taken back settles it",
+        file=CONTROLLER + "settlement.py",
+        old="low, high = max(low, opened.low), min(high, opened.end)\n            new",
+        new="low, high = max(low, opened.low), min(high, opened.high)\n            new",
+        oracles=("ClosedNeverSettles",),
+    ),
+    Mutant(
+        name="a counter is not moved",
+        file=CONTROLLER + "settlement.py",
+        old="        task.counters[index] = counters\n",
+        new="",
+        oracles=("OneRightOutcome", "EveryCallEnds"),
+    ),
+    Mutant(
+        name="an at_most_once call of a lost device is run again",
+        file=CONTROLLER + "losses.py",
+        old="if opened.page.header.options.at_most_once and opened.sent:",
+        new="if False:",
+        oracles=("AtMostOnce",),
+    ),
+    Mutant(
+        name="the work of a lost device is not done by another",
+        file=CONTROLLER + "losses.py",
+        old="for pending in reversed(waiting):",
+        new="for pending in reversed(waiting[1:]):",
+        oracles=("EveryCallEnds",),
+    ),
+    Mutant(
+        name="after a restart an assignment of before may be given to another device",
+        file=CONTROLLER + "recover.py",
+        old="            sent=True,\n",
+        new="",
+        oracles=("AtMostOnce",),
+    ),
+    Mutant(
+        name="what an inventory lacks is taken back though it may be on its way",
+        file=CONTROLLER + "reconcile.py",
+        old="return number is not None and number <= received",
+        new="return True",
+        oracles=("AtMostOnce", "ClosedNeverSettles", "EveryCallEnds"),
+    ),
+    Mutant(
+        name="a client is never told what is settled",
+        file=CONTROLLER + "clients.py",
+        old="client.link.send(Settled(rows=part))\n\n    def next",
+        new="pass\n\n    def next",
+        oracles=("EveryCallEnds",),
+    ),
+    Mutant(
+        name="a client that is said to be gone is not asked",
+        file=CONTROLLER + "clients.py",
+        old="        self._knock(client)\n        self._reconciler",
+        new="        client.gone_ms = None\n        self._reconciler",
+        oracles=("EveryCallEnds",),
+    ),
+    Mutant(
+        name="what a repeated page says is collected is not noted",
+        file=CONTROLLER + "ledger.py",
+        old="            self.collect(task, message.collected, now_ms)\n",
+        new="            pass\n",
+        oracles=("EveryCallEnds", "NothingLeft"),
+    ),
+    Mutant(
+        name="outcomes of a client that is gone are not kept",
+        file=CONTROLLER + "settlement.py",
+        old="        if new and not self._has_room(device):\n            return True\n",
+        new="        if new and (task.client.gone_ms is not None or not self._has_room(device)):\n            return True\n",
+        oracles=("AcknowledgedSettled",),
+    ),
+    Mutant(
+        name="a message of an earlier link is taken for the present one's by the controller",
+        file=CONTROLLER + "intake.py",
+        old="if (message.n or message.seen) and link_number(message) != link.number:",
+        new="if False:",
+        oracles=("EveryCallEnds", "NothingLeft", "AcknowledgedSettled"),
+    ),
+    Mutant(
+        name="code that a device lacks is not sent again",
+        file=CONTROLLER + "intake.py",
+        old="                self._codes.owe(device, code_hash, users.get(code_hash))",
+        new="                pass",
+        oracles=("EveryCallEnds",),
+    ),
+)
+
+AGENT_MUTANTS = (
+    Mutant(
+        name="a message of an earlier link is taken for the present one's by a device",
+        file=AGENT + "controllers.py",
+        old='            if number < self.link.number:\n                return "stale"\n',
+        new='            if number < self.link.number:\n                return "take"\n',
+        oracles=("EveryCallEnds", "NothingLeft", "AcknowledgedSettled", "core"),
+    ),
+    Mutant(
+        name="a device obeys what was said to its earlier session",
+        file=AGENT + "controllers.py",
+        old="if not self.session or message.session != self.session or not message.controller:",
+        new="if not self.session or not message.controller:",
+        oracles=("StaleSessions", "StartedOnce"),
+    ),
+    Mutant(
+        name="an assignment that has ended is started when it comes again",
+        file=AGENT + "holdings.py",
+        old="        self._ended[part.assignment] = None\n",
+        new="",
+        oracles=("StartedOnce", "core"),
+    ),
+    Mutant(
+        name="an assignment that is held is started when it comes again",
+        file=AGENT + "agent.py",
+        old="        if held is not None:\n            # A repeat",
+        new="        if held is not None and held.given:\n            # A repeat",
+        oracles=("StartedOnce", "core"),
+    ),
+    Mutant(
+        name="a trim gives back calls that have begun",
+        file=AGENT + "slices.py",
+        old="real = min(self.high, max(wished, begun[-1][1] if begun else self.low))",
+        new="real = min(self.high, max(wished, self.low))",
+        oracles=("AtMostOnce", "ClosedNeverSettles", "core"),
+    ),
+    Mutant(
+        name="an outcome is forgotten before it is acknowledged",
+        file=AGENT + "outbox.py",
+        old="            for piece in part.pieces.values():\n                self._wait(part, piece, now_ms)\n\n    def say_again",
+        new="            for piece in ():\n                self._wait(part, piece, now_ms)\n\n    def say_again",
+        oracles=("EveryCallEnds", "AcknowledgedSettled", "NothingLeft"),
+    ),
+    Mutant(
+        name="outcomes that only the controller may judge are told to the client",
+        file=AGENT + "outbox.py",
+        old='return _CONTROLLER if header.settle == "controller" else (header.user, header.client)',
+        new="return (header.user, header.client)",
+        oracles=("OneRightOutcome", "CommitFirst"),
+    ),
+    Mutant(
+        name="an inventory leaves out what runs",
+        file=AGENT + "agent.py",
+        old="rows=self._holdings.rows()",
+        new="rows=self._holdings.rows()[1:]",
+        oracles=("AtMostOnce", "StartedOnce", "ClosedNeverSettles", "EveryCallEnds"),
+    ),
+    Mutant(
+        name="one try less than the task allows",
+        file=AGENT + "slices.py",
+        old="self.tries + 1 > self.header.options.retries",
+        new="self.tries + 1 >= self.header.options.retries",
+        oracles=("OneRightOutcome",),
+    ),
+    Mutant(
+        name="one death less than is allowed",
+        file=AGENT + "slices.py",
+        old="self.deaths + 1 >= DEATHS_MAX",
+        new="self.deaths + 2 >= DEATHS_MAX",
+        oracles=("OneRightOutcome",),
+    ),
+    Mutant(
+        name="an attempt that was called off ends its call",
+        file=AGENT + "slices.py",
+        old='if reason == "cancelled":',
+        new='if reason == "called off":',
+        oracles=("OneRightOutcome",),
+    ),
+    Mutant(
+        name="calls before a worker that died are not given to the next one",
+        file=AGENT + "pool.py",
+        old="        self._give_back(worker.given)\n        return notes",
+        new="        return notes",
+        oracles=("EveryCallEnds", "AcknowledgedSettled", "NothingLeft"),
+    ),
+    Mutant(
+        name="a device takes more argument bytes than it has room for",
+        file=AGENT + "agent.py",
+        old="            self._holdings.call_bytes + size > queue_bytes_max\n            or self",
+        new="            self",
+        oracles=("BoundedQueues",),
+    ),
+)
+
+CLIENT_MUTANTS = (
+    Mutant(
+        name="an outcome that comes again is given to the caller again",
+        file=CLIENT + "client.py",
+        old="if retried or any(task.resolved.common(*each) for each in ranges):",
+        new="if retried:",
+        oracles=("OneRightOutcome",),
+    ),
+    Mutant(
+        name="an attempt that is to be followed by another ends its call",
+        file=CLIENT + "client.py",
+        old="            if not final and index not in task.resolved\n        ]\n        if retried:",
+        new="            if False\n        ]\n        if retried:",
+        oracles=("OneRightOutcome",),
+    ),
+    Mutant(
+        name="a page is forgotten at its first outcome",
+        file=CLIENT + "client.py",
+        old="            self._sending.opened(page, now_ms)",
+        new="            self._sending.opened(page, now_ms)\n            task.pages.pop(page.first, None)",
+        oracles=("EveryCallEnds", "OneRightOutcome", "core"),
+    ),
+    Mutant(
+        name="pages that are not acknowledged are not sent on a new link",
+        file=CLIENT + "sending.py",
+        old="                page.is_open = False\n                self._waiting.append(page)",
+        new="                page.is_open = False",
+        oracles=("EveryCallEnds",),
+    ),
+    Mutant(
+        name="a question is not asked again on a new link",
+        file=CLIENT + "client.py",
+        old="        for query in self._queries.values():\n            self._sending.send(query)",
+        new="        pass",
+        oracles=("EveryCallEnds",),
+    ),
+    Mutant(
+        name="a client does not attach again on a new link",
+        file=CLIENT + "client.py",
+        old="                self._sending.attach(name)",
+        new="                pass",
+        oracles=("EveryCallEnds",),
+    ),
+    Mutant(
+        name="what a client is offered, it does not fetch",
+        file=CLIENT + "client.py",
+        old="            self._sending.send(Fetch(rows=tuple(lacking)))",
+        new="            pass",
+        oracles=("EveryCallEnds",),
+    ),
+    Mutant(
+        name="a client stays with a controller that is there no more",
+        file=CLIENT + "client.py",
+        old="            self._start_link(current, now_ms)",
+        new="            pass",
+        oracles=("EveryCallEnds", "NothingLeft"),
+    ),
+)
+
+WIRE_MUTANTS = (
+    Mutant(
+        name="a repeated message is taken for a new one",
+        file=WIRE + "link.py",
+        old="        if message.n <= self._received:\n            return []",
+        new="        if message.n < self._received:\n            return []",
+        oracles=("EveryCallEnds", "NothingLeft", "StartedOnce", "AcknowledgedSettled", "core"),
+    ),
+    Mutant(
+        name="a gap in the numbers is not noticed",
+        file=WIRE + "link.py",
+        old="        if message.n > self._received + 1:\n",
+        new="        if message.n > self._received + 2:\n",
+        oracles=("EveryCallEnds", "NothingLeft", "StartedOnce", "AcknowledgedSettled", "core"),
+    ),
+    Mutant(
+        name="a window has no end",
+        file=WIRE + "link.py",
+        old="        while self._queue and len(self._unseen) < self.window:",
+        new="        while self._queue:",
+        oracles=("BoundedQueues",),
+    ),
+    Mutant(
+        name="a message that is not seen is not repeated",
+        file=WIRE + "link.py",
+        old="        out.append(Outgoing(topic=topic, payload=payload))\n        self._repeat_after_ms",
+        new="        self._repeat_after_ms",
+        oracles=("EveryCallEnds", "NothingLeft", "AcknowledgedSettled"),
+    ),
+    Mutant(
+        name="that the other end has lost a link is not noticed",
+        file=WIRE + "link.py",
+        old="            self.is_forgotten = True",
+        new="            pass",
+        oracles=("EveryCallEnds", "NothingLeft"),
+    ),
+    Mutant(
+        name="what was seen is taken for what was sent last",
+        file=WIRE + "link.py",
+        old="            if oldest > message.seen:\n                break",
+        new="            if oldest > message.seen + 1:\n                break",
+        oracles=("EveryCallEnds", "NothingLeft", "AcknowledgedSettled"),
+    ),
+)
+
+MUTANTS = CONTROLLER_MUTANTS + AGENT_MUTANTS + CLIENT_MUTANTS + WIRE_MUTANTS
