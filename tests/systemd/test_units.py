@@ -3,6 +3,7 @@
 import configparser
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -83,14 +84,13 @@ def started(service: str, environment: dict[str, str], tmp_path: Path) -> "subpr
 def test_the_service_tells_systemd_what_its_unit_waits_for(
     service: str, broker: str, tmp_path: Path
 ) -> None:
-    section = unit(service)["Service"]
+    assert int(unit(service)["Service"]["WatchdogSec"]) > 0
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(str(tmp_path / "notify"))
         notified.settimeout(LIMIT_S)
         environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "FORAGE_BROKER": broker}
-        if "WatchdogSec" in section:
-            # Shorter than in the unit, so that the test does not take as long.
-            environment["WATCHDOG_USEC"] = "400000"
+        # Shorter than in the unit, so that the test does not take as long.
+        environment["WATCHDOG_USEC"] = "400000"
         process = started(service, environment, tmp_path)
         try:
             said: list[str] = []
@@ -100,11 +100,48 @@ def test_the_service_tells_systemd_what_its_unit_waits_for(
                     said.extend(notified.recv(4096).decode().splitlines())
 
             hear("READY=1")
-            if "WatchdogSec" in section:
-                hear("WATCHDOG=1")
+            hear("WATCHDOG=1")
             process.terminate()
             hear("STOPPING=1")
             assert process.wait(LIMIT_S) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_loop_that_hangs_is_silent_to_the_watchdog_until_it_turns_again(
+    service: str, broker: str, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        notified.bind(str(tmp_path / "notify"))
+        environment = {
+            "NOTIFY_SOCKET": str(tmp_path / "notify"),
+            "FORAGE_BROKER": broker,
+            "WATCHDOG_USEC": "200000",
+        }
+        process = started(service, environment, tmp_path)
+
+        def heard(timeout_s: float) -> bytes:
+            notified.settimeout(timeout_s)
+            try:
+                return notified.recv(4096)
+            except (TimeoutError, BlockingIOError):
+                return b""
+
+        try:
+            while heard(LIMIT_S) != b"WATCHDOG=1":
+                assert process.poll() is None
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+            # What it had said before is still in the socket; then comes nothing, for five times as
+            # long as the service manager would wait.
+            while heard(0):
+                pass
+            assert heard(1.0) == b""
+            process.send_signal(signal.SIGCONT)
+            while heard(LIMIT_S) != b"WATCHDOG=1":
+                assert process.poll() is None
         finally:
             process.kill()
             process.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from forage_wire.shell.notify import sd_notify
+from forage_wire.shell.notify import Watchdog, sd_notify
 from forage_wire.shell.reconnect import ReconnectDelay
 
 
@@ -75,3 +76,34 @@ def test_importing_the_connection_leaves_room_in_the_agents_budget_of_modules() 
     count, asyncio, subprocess_module = ran.stdout.split()
     assert int(count) < 180
     assert (asyncio, subprocess_module) == ("False", "False")
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_ours"),
+    [
+        ({}, False),
+        ({"WATCHDOG_USEC": "200000"}, True),
+        ({"WATCHDOG_USEC": "200000", "WATCHDOG_PID": str(os.getpid())}, True),
+        ({"WATCHDOG_USEC": "200000", "WATCHDOG_PID": "1"}, False),
+        ({"WATCHDOG_USEC": "soon"}, False),
+    ],
+)
+def test_a_watchdog_is_fed_where_it_watches_us(
+    environment: dict[str, str], is_ours: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watchdog = Watchdog(environment)
+    assert watchdog.due_ms() == (0 if is_ours else None)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        for now_ms in (1_000, 1_050, 1_099, 1_100):
+            watchdog.feed(now_ms)
+        heard = 0
+        try:
+            while manager.recv(100) == b"WATCHDOG=1":
+                heard += 1
+        except BlockingIOError:
+            pass
+    assert heard == (2 if is_ours else 0)
+    assert watchdog.due_ms() == (1_200 if is_ours else None)

@@ -56,7 +56,7 @@ from forage_wire.shell.mqtt import (
     TransportEvent,
     Will,
 )
-from forage_wire.shell.notify import sd_notify
+from forage_wire.shell.notify import Watchdog, sd_notify
 from forage_wire.topics import Topics
 
 __all__ = ["Agent", "capabilities_of"]
@@ -153,8 +153,7 @@ class Agent:
         self._host = HostReader()
         self._measure_ms = 0
         self._progress_ms = 0
-        self._watchdog_ms = int(os.environ.get("WATCHDOG_USEC", "0") or 0) // 2_000
-        self._watched_ms = 0
+        self._watchdog = Watchdog()
         self._exit: ExitProcess | None = None
 
     def run(self) -> int:
@@ -226,9 +225,7 @@ class Agent:
         if self._core.is_busy and now >= self._progress_ms:
             self._progress_ms = now + PROGRESS_EVERY_MS
             self._workers.read_progress()
-        if self._watchdog_ms and now >= self._watched_ms + self._watchdog_ms:
-            self._watched_ms = now
-            sd_notify("WATCHDOG=1")
+        self._watchdog.feed(now)
 
     def _wait_s(self) -> float | None:
         if self._events or self._exit is not None:
@@ -241,7 +238,7 @@ class Agent:
                 self._connect_ms,
                 self._measure_ms,
                 self._progress_ms if self._core.is_busy else None,
-                self._watched_ms + self._watchdog_ms if self._watchdog_ms else None,
+                self._watchdog.due_ms(),
             )
             if moment is not None
         ]

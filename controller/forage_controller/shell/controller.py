@@ -33,7 +33,7 @@ from forage_wire.shell.mqtt import (
     TransportEvent,
     Will,
 )
-from forage_wire.shell.notify import sd_notify
+from forage_wire.shell.notify import Watchdog, sd_notify
 
 __all__ = ["Controller"]
 
@@ -111,6 +111,7 @@ class Controller:
         self._commands: list[Command] = []
         self._receipts: dict[int, int] = {}
         """MQTT message id → the receipt that the core asked for."""
+        self._watchdog = Watchdog()
         self._stop_code: int | None = None
         self._exit_code: int | None = None
 
@@ -148,7 +149,7 @@ class Controller:
             self._connection.next_deadline_ms(),
             self._connect_at_ms,
         )
-        known = [due for due in dues if due is not None]
+        known = [due for due in (*dues, self._watchdog.due_ms()) if due is not None]
         # One millisecond of rounding, lest we come just before the time and turn in vain.
         return max(0, min(known) - _now_ms() + 1) / 1000 if known else None
 
@@ -156,6 +157,7 @@ class Controller:
         if self._stop_code is not None:
             self._end(self._stop_code)
             return
+        self._watchdog.feed(_now_ms())
         # Everything readable comes before any timer: after a pause of ours (a frozen process, a
         # suspended machine) the answers of those whose time is up may lie in the socket.
         for _ in range(READS_MAX):
