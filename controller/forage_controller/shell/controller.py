@@ -109,6 +109,9 @@ class Controller:
         self._last_complaint = ""
         self._is_announced = False
         self._commands: list[Command] = []
+        self._has_news = True
+        """The core has had an event since its last batch ended."""
+        self._core_due_ms: int | None = None
         self._receipts: dict[int, int] = {}
         """MQTT message id → the receipt that the core asked for."""
         self._watchdog = Watchdog()
@@ -145,7 +148,7 @@ class Controller:
 
     def _timeout_s(self) -> float | None:
         dues = (
-            self._core.next_wakeup_ms(),
+            self._core_due_ms,
             self._connection.next_deadline_ms(),
             self._connect_at_ms,
         )
@@ -166,13 +169,18 @@ class Controller:
             if not self._readable.poll(0):
                 break
         self._take_store_events()
-        self._handle(io.BatchEnded())
-        self._carry_out()
         now_ms = _now_ms()
+        if self._has_news or (self._core_due_ms is not None and now_ms >= self._core_due_ms):
+            # Most turns bring a PUBACK and nothing that the core wants to know.
+            self._handle(io.BatchEnded())
+            self._carry_out()
+            self._has_news = False
+            self._core_due_ms = self._core.next_wakeup_ms()
         if self._connect_at_ms is not None and now_ms >= self._connect_at_ms:
             self._connect(now_ms)
 
     def _handle(self, event: Event) -> None:
+        self._has_news = True
         self._commands += self._core.handle(event, _now_ms())
 
     def _carry_out(self) -> None:

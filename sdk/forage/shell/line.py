@@ -83,6 +83,9 @@ class Line:
         self._connect_count = 0
         self._reconnect = mqtt.ReconnectDelay(0.5, Random(self._start))
         self._reconnect_due_ms: int | None = None
+        self._has_events = False
+        """The core was told something since its last batch ended."""
+        self._core_due_ms: int | None = None
         self._sleeping_until_ms: int | None = 0
         """When the network thread wakes by itself; 0: it is awake, None: never."""
 
@@ -90,6 +93,7 @@ class Line:
 
     def handle(self, event: Event, now: int) -> None:
         """Hand an event to the core; messages that come of it are corked."""
+        self._has_events = True
         for command in self.core.handle(event, now):
             if type(command) is Publish:
                 self._connection.publish(
@@ -98,16 +102,21 @@ class Line:
             else:
                 self.deferred.append(command)
 
+    def end_batch(self, now: int) -> None:
+        """Let the core see to all that it was told, if there was anything, or if its time is up."""
+        if self._has_events or (self._core_due_ms is not None and now >= self._core_due_ms):
+            self.handle(BatchEnded(), now)
+            self._has_events = False
+            self._core_due_ms = self.core.next_wakeup_ms()
+
     def finish_batch(self, now: int) -> None:
         """Send what came of a caller's events; the network thread does what is left of it."""
-        self.handle(BatchEnded(), now)
+        self.end_batch(now)
         self._connection.flush(now)
         if self.deferred:
             self.wake()
-        else:
-            due = self.core.next_wakeup_ms()
-            if due is not None:
-                self.wake_before(due)
+        elif self._core_due_ms is not None:
+            self.wake_before(self._core_due_ms)
 
     def flush(self, now: int) -> None:
         """Send what is corked."""
@@ -127,7 +136,7 @@ class Line:
     def fall_asleep(self, due_ms: int | None) -> int | None:
         """The network thread is about to `sleep`: until when, at the latest (None: for ever)."""
         for each in (
-            self.core.next_wakeup_ms(),
+            0 if self._has_events else self._core_due_ms,
             self._connection.next_deadline_ms(),
             self._reconnect_due_ms,
             0 if self.deferred else None,

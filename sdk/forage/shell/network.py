@@ -47,7 +47,7 @@ from forage.shell import callbacks
 from forage.shell.line import Line, base32, now_ms
 from forage.shell.queries import Queries
 from forage_wire.address import BrokerAddress
-from forage_wire.io import BatchEnded, Note
+from forage_wire.io import Note
 from forage_wire.limits import CALLS_PER_SUBMIT_TASK_MAX, ENVELOPE_BYTES, PACKET_BYTES_MAX
 from forage_wire.messages import Options
 from forage_wire.ranges import Ranges
@@ -463,7 +463,7 @@ class Network:
             has_news = line.read(now)
             if self._bursts:
                 self._send_bursts(now, None if has_news else now)
-            line.handle(BatchEnded(), now)
+            line.end_batch(now)
             deferred, line.deferred = line.deferred, []
             if not deferred:
                 line.flush(now)
@@ -545,7 +545,7 @@ class Network:
             with self._lock:
                 now = now_ms()
                 line.read(now)
-                line.handle(BatchEnded(), now)
+                line.end_batch(now)
                 line.flush(now)
                 # What waits for room in the window is lost if we go before it is sent.
                 if now >= deadline or not self._core.waiting_messages:
