@@ -4,12 +4,12 @@
 Ctrl-C. Without a broker it keeps trying: an agent is a service.
 """
 
-import logging
 import os
 import sys
 from collections.abc import Sequence
 
 from forage_agent.config import ConfigError, default_toml, load_config, parser, print_config
+from forage_wire.shell.logs import start_logging
 
 __all__ = ["main"]
 
@@ -36,18 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.print_config:
         sys.stdout.write(f"{print_config(config)}\n")
         return 0
-    logging.basicConfig(
-        level=config.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
+    start_logging(config.log_level)
     # Not before the configuration is known to be usable: a wrong flag answers at once.
     from forage_agent.shell.agent import Agent
 
     def ready() -> None:
         line = f"ready device={config.name} broker={config.broker} pid={os.getpid()}"
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+        except OSError:
+            pass  # Nobody listens any more.
 
     return Agent(config, ready).run()
 
