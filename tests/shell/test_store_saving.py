@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from queue import Empty
 
@@ -39,6 +40,9 @@ from shell.store_tools import (
 TASK = f"{CLIENT}-1"
 OTHER = f"{CLIENT}-2"
 LARGE = b"x" * 20_000
+
+
+LIMIT_S = 30.0
 
 
 def rows_in(directory: Path, table: str) -> int:
@@ -185,9 +189,11 @@ def test_many_outcomes_come_in_several_answers(tmp_path: Path) -> None:
 def test_a_quiet_store_folds_its_journal(tmp_path: Path) -> None:
     watched = WatchedStore(tmp_path, fold_idle_s=0.01)
     watched.save(page_of(TASK), assignment_of(TASK, 1))
-    # The fold is behind the commit on one thread; a second commit is behind the fold.
+    # Left alone: whoever saves meanwhile keeps it from being quiet.
+    deadline = time.monotonic() + LIMIT_S
     while rows_in(tmp_path, "page") == 0:
-        watched.save()
+        assert time.monotonic() < deadline, "it is not folded"
+        time.sleep(0.005)
     assert rows_in(tmp_path, "journal") == 0
     assert rows_in(tmp_path, "assignment") == 1
     watched.close()
