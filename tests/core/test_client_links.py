@@ -94,6 +94,32 @@ def test_messages_of_a_second_controller_are_dropped_until_its_presence_shows_it
     assert [type(message) for message in desk.raw()] == [Hello]
 
 
+def test_a_later_session_of_the_controller_is_answered_though_its_presence_was_lost() -> None:
+    desk = Desk()
+    desk.welcome()
+    desk.open_and_submit(1)
+    desk.raw()
+    later = CONTROLLER.replace("-1", "-2")
+    payload = encode(Welcome(minor=0), session=SESSION, controller=later, epoch=1, n=1)
+    desk.tell(MessageReceived(topic=desk.link.topic, payload=payload))
+    messages = desk.raw()
+    assert [type(message) for message in messages] == [Hello, Code, Submit]
+    assert {message.controller for message in messages} == {later}
+
+
+def test_an_earlier_session_of_the_controller_is_not_answered() -> None:
+    desk = Desk()
+    desk.connect()
+    later = CONTROLLER.replace("-1", "-2")
+    desk.link = desk.controller_link(later)
+    desk.read()
+    desk.answer(Welcome(minor=0))
+    payload = encode(Welcome(minor=0), session=SESSION, controller=CONTROLLER, epoch=1, n=2)
+    desk.tell(MessageReceived(topic=desk.link.topic, payload=payload))
+    assert desk.core.dropped == 1
+    assert desk.raw() == []
+
+
 def test_a_new_controller_session_gets_hello_inventory_and_unacknowledged_pages() -> None:
     desk = Desk()
     desk.welcome()

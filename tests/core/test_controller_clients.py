@@ -1,7 +1,9 @@
 """The controller's core and clients that are said to be gone: some are not."""
 
 from core.desk import TOPICS, Desk, FakeClient
-from forage_wire.messages import Attach, Fetch, Outcomes, Seen, Settled
+from core.test_controller_restart import _state
+from forage_wire.limits import PACKET_BYTES_MIN
+from forage_wire.messages import Attach, ClientInventory, Fetch, Outcomes, Seen, Settled
 
 
 def is_said_to_be_gone(desk: Desk, client: FakeClient) -> None:
@@ -83,6 +85,27 @@ def test_whoever_is_attached_and_said_to_be_gone_is_asked_too() -> None:
     desk.clients.append(other)
     desk.advance(60_000)
     assert begins_anew(desk, other)
+
+
+def test_a_client_is_sent_no_more_than_any_takes_before_its_hello_was_read() -> None:
+    every_other = tuple((index, index + 1) for index in range(0, 900, 2))
+    desk = Desk(recovered=_state(900, settled=every_other)).begin()
+    client = desk.client()
+    # The hello is lost; what follows opens the link.
+    client.hello()
+    assert client.link is not None
+    client.link.send(ClientInventory(rows=()))
+    _hello, inventory = client.link.poll(desk.now_ms)
+    desk.publish(inventory.topic, inventory.payload)
+    link, client.link = client.link, None
+    desk.clients.remove(client)
+    desk.run()
+    desk.advance(1_100)
+    mine = TOPICS.to_client(client.user, client.name)
+    sizes = [len(publish.payload) for publish in desk.published if publish.topic == mine]
+    assert len(sizes) > 3
+    assert max(sizes) <= PACKET_BYTES_MIN
+    assert link.unseen == 2
 
 
 def test_a_client_that_is_gone_and_has_nothing_here_is_forgotten() -> None:

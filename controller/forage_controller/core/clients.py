@@ -17,6 +17,7 @@ from forage_wire.errors import DecodeError
 from forage_wire.limits import (
     LIST_ITEMS_MAX,
     PACKET_BYTES_MAX,
+    PACKET_BYTES_MIN,
     PROTOCOL_MINOR,
 )
 from forage_wire.link import Link, link_number
@@ -233,8 +234,10 @@ class Clients:
             number=number,
             epoch=self.epoch,
             topic=self._topics.to_client(client.user, client.name),
+            # Its hello may be lost, and come after what opened the link: until then, what any
+            # client takes. A message above its limit would keep all others from it for ever.
             packet_bytes_max=min(
-                client.packet_bytes_max or PACKET_BYTES_MAX, self._config.packet_bytes_max
+                client.packet_bytes_max or PACKET_BYTES_MIN, self._config.packet_bytes_max
             ),
         )
         for task in client.tasks.values():

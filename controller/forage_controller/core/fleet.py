@@ -336,9 +336,7 @@ class Fleet:
             # An earlier session of a start never comes back; another start's may.
             device.link_number = 0
         elif device.session:
-            device.past[start_of(device.session)] = device.session
-            if len(device.past) > _PAST_MAX:
-                del device.past[next(iter(device.past))]
+            _remember(device, device.session)
             # What the other one is and has says nothing of this one.
             known = device.capabilities
             if known is not None and start_of(known.session) != start_of(session):
@@ -394,6 +392,7 @@ class Fleet:
 
     def _new_candidate(self, device: Device, session: str, now_ms: int) -> None:
         device.candidate = session
+        _remember(device, session)
         device.candidate_until_ms = now_ms + min(_CANDIDATE_MS, self.detect_ms(device))
         self._effects.note(
             "warning", f"two devices of one name device={device.name}: asking the first"
@@ -553,6 +552,14 @@ def drop_link(device: Device) -> None:
         opened.trim_to = None
     device.codes = {}
     device.code_wanted = {}
+
+
+def _remember(device: Device, session: str) -> None:
+    """Keep the newest session of a start, to know an earlier one when it is said again."""
+    before = device.past.pop(start_of(session), session)
+    device.past[start_of(session)] = before if is_newer(before, session) else session
+    if len(device.past) > _PAST_MAX:
+        del device.past[next(iter(device.past))]
 
 
 def _is_loopback(broker: str) -> bool:

@@ -37,7 +37,7 @@ class Device:
     session: str = ""
     """Its current session; "" while none has been heard."""
     past: dict[str, str] = field(default_factory=dict)
-    """Starts that had its name before -> the last session of each."""
+    """Starts that had its name before, or wanted it -> the last session of each."""
     state: str = "offline"
     """Its own word."""
     verdict: str = "dead"

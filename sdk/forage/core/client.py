@@ -30,7 +30,7 @@ from forage.core.commands import (
     ResolveCalls,
     Welcomed,
 )
-from forage.core.controllers import Controllers
+from forage.core.controllers import Controllers, is_later_session
 from forage.core.device_parts import DeviceParts
 from forage.core.events import (
     AttachAsked,
@@ -418,6 +418,10 @@ class ClientCore:
             return
         if not self._sending.controller:
             self._sending.name_controller(message.controller, message.epoch)
+        if is_later_session(message.controller, self._sending.controller):
+            # It has connected again, and its presence, which would have told us, was lost.
+            self._start_link(message.controller, now_ms)
+            return
         if message.controller != self._sending.controller:
             self._drop(out, f"reason=from another controller session={message.controller}")
             return

@@ -2,7 +2,14 @@
 
 from forage_wire.messages import ControllerPresence
 
-__all__ = ["Controllers"]
+__all__ = ["Controllers", "is_later_session"]
+
+
+def is_later_session(session: str, than: str) -> bool:
+    """Whether `session` is a later connection of the same start of a controller as `than`."""
+    start, _, counter = session.partition("-")
+    before, _, known = than.partition("-")
+    return start == before and int(counter or 0) > int(known or 0)
 
 
 class Controllers:
