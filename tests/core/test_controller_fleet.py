@@ -3,6 +3,7 @@
 from core.desk import TOPICS, Desk, FakeDevice
 from forage_controller.core.config import Limits
 from forage_wire.codec import encode, encode_json
+from forage_wire.io import Connected, Disconnected
 from forage_wire.messages import (
     AssignmentRefused,
     Beat,
@@ -253,6 +254,19 @@ def test_a_second_start_takes_the_name_when_the_first_does_not_answer() -> None:
     assert desk.core.fleet.devices["pi1"].session == second.session
     desk.client().submit(1)
     assert second.assignments
+
+
+def test_whoever_wanted_a_name_before_our_connection_broke_does_not_get_it_by_that() -> None:
+    desk = Desk().begin()
+    first = desk.device("pi1")
+    first.answers = False
+    second = FakeDevice(name="pi1", desk=desk, start="f" * 16)
+    second.join()
+    desk.handle(Disconnected())
+    desk.advance(10_000)
+    desk.handle(Connected(session=f"{desk.start}-2"))
+    desk.advance(3_000)
+    assert desk.core.fleet.devices["pi1"].session == first.session
 
 
 def test_many_devices_gone_at_once_are_the_networks_fault_for_one_window() -> None:

@@ -207,14 +207,14 @@ CONTROLLER_MUTANTS = (
         file=CONTROLLER + "ledger.py",
         old="            self.collect(task, message.collected, now_ms)\n",
         new="            pass\n",
-        oracles=("EveryCallEnds", "NothingLeft"),
+        oracles=("CommitFirst", "EveryCallEnds", "NothingLeft"),
     ),
     Mutant(
-        name="outcomes of a client that is gone are not kept",
+        name="outcomes of clients that are gone are not kept",
         file=CONTROLLER + "settlement.py",
         old="        if new and not self._has_room(device):\n            return True\n",
         new="        if new and (task.client.gone_ms is not None or not self._has_room(device)):\n            return True\n",
-        oracles=("AcknowledgedSettled",),
+        oracles=("AcknowledgedSettled", "EveryCallEnds"),
     ),
     Mutant(
         name="a message of an earlier link is taken for the present one's by the controller",

@@ -538,6 +538,9 @@ class Fleet:
         for device in self.devices.values():
             drop_link(device)
             device.verified = False
+            # Who wanted a name may be gone when we are back; who is there says so again.
+            device.candidate = ""
+            device.candidate_until_ms = None
             self._on_changed(device)
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from forage_sim.oracles.base import Oracle
 from forage_sim.oracles.fair_verdicts import DEVICE_BRANCHES, SESSION
 from forage_sim.trace import message_type
-from forage_wire.io import MessageReceived, Publish
+from forage_wire.io import Disconnected, MessageReceived, Publish
 from forage_wire.topics import ParsedTopic
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ class StaleSessions(Oracle):
         """(start of the device, assignment) that came under its session."""
 
     def event(self, process: "Process", event: Any) -> None:
+        if type(event) is Disconnected and process.start_part not in self._active_ms:
+            # What it had kept for the time when it would rule is gone.
+            for name in [name for name in self._heard if name[0] == process.start_part]:
+                del self._heard[name]
         if type(event) is not MessageReceived:
             return
         topic = self.world.parse(event.topic)
