@@ -1,0 +1,1 @@
+"""How fast forage is on this machine: `make bench`."""
