@@ -77,7 +77,7 @@ def decode(payload: bytes, bytes_max: int = PACKET_BYTES_MAX) -> Linked:
         DecodeError: It is too long, not plain CBOR in its one shortest form (see
             `forage_wire.strict`), of an unknown type, or a field is missing or wrong; but a
             numbered message of the latter kinds comes back as `Unusable`, for its link to count.
-            Unknown keys are ignored.
+            Unknown keys are ignored and noted (`forage_wire.ignored`).
     """
     raw = _load(payload, bytes_max)
     if type(raw) is not dict:

@@ -121,6 +121,8 @@ class ControllerStats:
     settled_per_s: Annotated[float, "settled_per_s", kinds.number()] = 0
     dropped: Annotated[int, "dropped", fields.UINT] = 0
     """Messages that could not be read, since start."""
+    ignored: Annotated[int, "ignored", fields.UINT] = 0
+    """Keys in messages that it did not know, since start."""
     detect_ms: Annotated[int, "detect_ms", fields.UINT] = 0
     """Longest effective detection time of any device."""
 

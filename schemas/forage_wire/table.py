@@ -4,6 +4,7 @@ from dataclasses import MISSING, fields
 from inspect import get_annotations
 from typing import Any, get_args
 
+from forage_wire.ignored import note_ignored
 from forage_wire.kinds import Kind
 
 __all__ = ["Table", "annotations_of", "table_of"]
@@ -41,7 +42,7 @@ class Table:
         return found
 
     def decode_map(self, raw: Any) -> Any:
-        """A checked message from a map; unknown keys are ignored.
+        """A checked message from a map; unknown keys are ignored and noted (`forage_wire.ignored`).
 
         Raises ValueError, with the key and what is wrong with it.
         """
@@ -51,6 +52,9 @@ class Table:
         for key, item in raw.items():
             column = self._by_key.get(key)
             if column is None:
+                # (Every message of CBOR has its type under "t", which is no field.)
+                if key != "t":
+                    note_ignored(self.message_class.__name__, str(key))
                 continue
             try:
                 values[column[0]] = column[1](item)

@@ -2,6 +2,7 @@
 
 import json
 
+import cbor2
 import pytest
 
 from core.agent_harness import (
@@ -352,3 +353,14 @@ def test_lost_message_is_waited_for_and_order_is_kept(bench: Harness) -> None:
 def test_controllers_spread_is_known_to_the_shell(bench: Harness) -> None:
     bench.controller_presence(CONTROLLER)
     assert bench.core.reconnect_spread_ms == 500
+
+
+def test_keys_of_a_newer_controller_are_ignored_counted_and_told_of_once(bench: Harness) -> None:
+    for _ in range(3):
+        bench.link.send(Report())
+        [out] = bench.link.poll(bench.now_ms)
+        bench.inbox(cbor2.dumps({**cbor2.loads(out.payload), "zz": 1}))
+    texts = [one.text for one in bench.others if isinstance(one, Note)]
+    assert texts == ["unknown keys ignored from=the controller keys='Report.zz'"]
+    assert bench.core.ignored.count == 3
+    assert len(bench.messages(DeviceInventory)) == 3

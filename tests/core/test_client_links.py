@@ -1,5 +1,6 @@
 """The client's core and its controller: hello, welcome, new sessions, what is said again."""
 
+import cbor2
 import pytest
 
 from core.client_desk import CLIENT, CONTROLLER, KEY, SESSION, Desk, pages_of, task_id
@@ -17,7 +18,7 @@ from forage.core.events import (
     QueryDropped,
 )
 from forage_wire.codec import decode_json, encode
-from forage_wire.io import Connected, Disconnected, MessageReceived
+from forage_wire.io import Connected, Disconnected, MessageReceived, Note
 from forage_wire.messages import (
     Acknowledged,
     Answer,
@@ -485,3 +486,19 @@ def test_a_connection_counts_no_session_before_it_exists() -> None:
     assert desk.core.next_wakeup_ms() is None
     desk.tell(Connected(session=SESSION))
     assert desk.core.next_wakeup_ms() is not None
+
+
+def test_keys_of_a_newer_controller_are_ignored_counted_and_told_of_once() -> None:
+    desk = Desk()
+    desk.connect()
+    desk.read()
+    for _ in range(3):
+        desk.link.send(Welcome(minor=0))
+        for outgoing in desk.link.poll(desk.now_ms):
+            payload = cbor2.dumps({**cbor2.loads(outgoing.payload), "zz": 1})
+            desk.tell(MessageReceived(topic=outgoing.topic, payload=payload))
+    assert desk.core.is_welcome
+    assert [note.text for note in desk.take(Note)] == [
+        "unknown keys ignored from=the controller keys='Welcome.zz'"
+    ]
+    assert desk.core.ignored.count == 3

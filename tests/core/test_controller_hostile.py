@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import cbor2
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -25,7 +26,7 @@ from forage_controller.core.operations import (
     PageLoaded,
 )
 from forage_wire.codec import decode, decode_json, encode, encode_json, join_calls
-from forage_wire.messages import JSON_DOCUMENTS, Linked, Unusable
+from forage_wire.messages import JSON_DOCUMENTS, Linked, Started, Unusable
 from forage_wire.ranges import RangeSet
 from forage_wire.topics import TASK_PATTERN
 from wire.strategies import DOCUMENT_CLASSES, MESSAGE_CLASSES, instances
@@ -252,3 +253,23 @@ def test_nothing_that_a_peer_says_stops_the_controller(
     answer_loads(desk)
     check_books(desk)
     check_words(desk)
+
+
+def test_keys_of_a_newer_version_are_ignored_counted_and_told_of_once() -> None:
+    desk = Desk().begin()
+    pi = desk.device("pi1")
+    client = desk.client()
+    task = client.submit(2)
+    assert pi.link is not None
+    for index in (0, 1):
+        pi.link.send(Started(rows=((task, index, pi.assignments[0].assignment),)))
+        [out] = pi.link.poll(desk.now_ms)
+        newer = {**cbor2.loads(out.payload), "zz": [index]}
+        desk.publish(TOPICS.task(client.user, client.name, task, "pi1"), cbor2.dumps(newer))
+    desk.run()
+    assert desk.core.ledger.tasks[task].started.keys() == {0, 1}
+    assert desk.core.effects.ignored.count == 2
+    assert [text for text in desk.notes if "unknown keys" in text] == [
+        "unknown keys ignored from=pi1 keys='Started.zz'"
+    ]
+    assert desk.core.effects.dropped == 0

@@ -238,6 +238,7 @@ DOCUMENTS: dict[str, object] = {
         settled=5_000,
         settled_per_s=812.5,
         dropped=1,
+        ignored=2,
         detect_ms=15_000,
     ),
     "verdict": m.DeviceVerdict(verdict="suspect", why="silent for 8 s", since_s=8),

@@ -45,11 +45,13 @@ from forage_agent.core.slices import Piece, Slice
 from forage_agent.core.starts import Starts
 from forage_wire.codec import decode, decode_header, decode_json, encode
 from forage_wire.errors import DecodeError
+from forage_wire.ignored import KEYS_IGNORED, IgnoredKeys
 from forage_wire.io import (
     BatchEnded,
     Connected,
     Disconnected,
     MessageReceived,
+    Note,
     Publish,
     PublishAcknowledged,
 )
@@ -111,6 +113,7 @@ class AgentCore:
             settings.capabilities.slots, self._code, named, self._on_ended, self._on_started
         )
         self.notes = Notes()
+        self.ignored = IgnoredKeys()
         self._commands: list[Command] = []
         self._now_ms = 0
         # Said at the end of the batch, on the link.
@@ -278,6 +281,11 @@ class AgentCore:
                 self._count("unknown-topic", f"a message on {event.topic[:120]!r}")
         except DecodeError as error:
             self._count("unreadable", f"{error} topic={event.topic[:120]!r}")
+        if KEYS_IGNORED:
+            who = "the controller" if parsed is None or not parsed.controller else parsed.controller
+            text = self.ignored.take(who)
+            if text:
+                self._commands.append(Note(level="warning", text=text))
 
     def _on_controller(self, presence: ControllerPresence) -> None:
         if self._controllers.on_presence(presence):

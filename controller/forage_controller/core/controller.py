@@ -43,6 +43,7 @@ from forage_controller.core.settlement import Settlement
 from forage_controller.core.starvation import Starvation
 from forage_controller.core.state import Device
 from forage_wire.codec import encode_json
+from forage_wire.ignored import KEYS_IGNORED
 from forage_wire.io import (
     BatchEnded,
     Connected,
@@ -54,7 +55,7 @@ from forage_wire.io import (
 from forage_wire.limits import PROTOCOL_MAJOR, PROTOCOL_MINOR
 from forage_wire.messages import ControllerPresence, Header
 from forage_wire.system_errors import NO_DEVICE, REFUSED
-from forage_wire.topics import Topics
+from forage_wire.topics import ParsedTopic, Topics
 
 __all__ = ["ControllerCore"]
 
@@ -219,6 +220,8 @@ class ControllerCore:
         match event:
             case MessageReceived():
                 self._on_message(event, now_ms)
+                if KEYS_IGNORED:
+                    self.effects.note_ignored(_sender_of(self.topics.parse(event.topic)))
             case BatchEnded():
                 self._on_batch_end(now_ms)
             case SaveCommitted():
@@ -499,3 +502,10 @@ class ControllerCore:
             return
         text = f"the controller cannot cut this task's calls: {why}"
         self.settlement.make_outcomes(pending.task, ranges, reason, REFUSED, text, now_ms)
+
+
+def _sender_of(topic: ParsedTopic | None) -> str:
+    """Who wrote to a topic, for the log."""
+    if topic is None:
+        return "unknown"
+    return topic.device or topic.controller or f"{topic.user}/{topic.client}"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from forage_controller.core.commands import Command, Exit
 from forage_controller.core.operations import Operation, Save
+from forage_wire.ignored import IgnoredKeys
 from forage_wire.io import Note, Publish
 from forage_wire.link import Outgoing
 
@@ -27,6 +28,7 @@ class Effects:
         "_waiting",
         "committed",
         "dropped",
+        "ignored",
     )
 
     def __init__(self) -> None:
@@ -37,6 +39,7 @@ class Effects:
         self.committed = 0
         self.dropped = 0
         """Messages that could not be used, of all senders."""
+        self.ignored = IgnoredKeys()
         self._untold: dict[str, tuple[int, str]] = {}
         """Of each sender, or of all others as one: how many since the last note, and the first."""
         self._tell_ms = 0
@@ -67,6 +70,12 @@ class Effects:
             sender = "others"
         count, first = self._untold.get(sender, (0, str(why)))
         self._untold[sender] = (count + 1, first)
+
+    def note_ignored(self, sender: str) -> None:
+        """Count keys that nobody here knows; each kind of a sender is told of once."""
+        text = self.ignored.take(sender)
+        if text:
+            self.note("warning", text)
 
     def tell_dropped(self, now_ms: int) -> None:
         """Say what was dropped; once a second, whatever comes in."""

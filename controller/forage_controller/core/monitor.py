@@ -112,6 +112,7 @@ class Monitor:
             settled=self._ledger.settled,
             settled_per_s=round(per_s, 1),
             dropped=self._effects.dropped,
+            ignored=self._effects.ignored.count,
             detect_ms=max((self._fleet.detect_ms(device) for device in alive), default=0),
         )
 
@@ -126,6 +127,7 @@ class Monitor:
             or last.clients != clients
             or last.tasks != len(self._ledger.tasks)
             or last.dropped != self._effects.dropped
+            or last.ignored != self._effects.ignored.count
             or last.settled_per_s != 0
         )
 

@@ -47,6 +47,7 @@ from forage.core.sending import Sending
 from forage.core.tasks import TaskRecord
 from forage_wire.codec import decode, decode_json, encode_json
 from forage_wire.errors import DecodeError
+from forage_wire.ignored import KEYS_IGNORED, IgnoredKeys
 from forage_wire.io import (
     BatchEnded,
     Connected,
@@ -122,6 +123,7 @@ class ClientCore:
         """Messages that could not be used."""
         self.repeated = 0
         """Outcomes of calls that had one already."""
+        self.ignored = IgnoredKeys()
         self._session = ""
         self._sending = Sending(
             topic=topics.from_client(user, client),
@@ -206,6 +208,8 @@ class ClientCore:
         match event:
             case MessageReceived():
                 self._on_message(event, now_ms, out)
+                if KEYS_IGNORED:
+                    self._note_ignored(event.topic, out)
             case BatchEnded():
                 self._on_batch_ended(now_ms, out)
             case CallsSubmitted():
@@ -594,6 +598,12 @@ class ClientCore:
             Publish(topic=outgoing.topic, payload=outgoing.payload, qos=outgoing.qos)
             for outgoing in self._sending.poll(now_ms)
         ]
+
+    def _note_ignored(self, topic: str, out: list[Command]) -> None:
+        parsed = self.topics.parse(topic)
+        text = self.ignored.take((parsed and parsed.device) or "the controller")
+        if text:
+            out.append(Note(level="warning", text=text))
 
     def _drop(self, out: list[Command], why: str) -> None:
         """Count a message that cannot be used; the first, second, fourth, ... make a line."""
