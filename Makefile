@@ -7,13 +7,15 @@ PYTEST_WORKERS ?= 2
 
 SEEDS ?= 2000
 
-.PHONY: demo test test-slow simulate check lint types imports format system-packages clean help
+.PHONY: demo test test-slow simulate mutants scale check lint types imports format system-packages clean help
 
 help:
 	@echo "make demo             the main job: real work on three devices, one of them killed on the way"
 	@echo "make test             all tests (the short lanes)"
 	@echo "make test-slow        the longer lanes: everything killed again and again, and the like"
 	@echo "make simulate         the cores in a simulated world, SEEDS=2000 times (FIRST=0: the first seed)"
+	@echo "make mutants          the planted bugs: each must be found by the simulator (MUTANT=: one)"
+	@echo "make scale            what a call costs the controller, with 10 to 10,000 devices"
 	@echo "make check            ruff, mypy --strict, import-linter and the tests"
 	@echo "make system-packages  what widens the tests' coverage (needs root; Debian)"
 
@@ -35,6 +37,13 @@ test-slow: $(STAMP)
 FIRST ?= 0
 simulate: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m forage_sim --seeds $(SEEDS) --first $(FIRST) --jobs $(PYTEST_WORKERS) --shorten
+
+# MUTANT= takes a part of a name.
+mutants: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m forage_sim.mutants --only "$(MUTANT)"
+
+scale: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m forage_sim.scale
 
 check: lint types imports test
 

@@ -63,6 +63,8 @@ class Plan:
     commit_ms_max: int = 5
     start_ms_max: int = 1_000
     """Nodes start within this time, in any order."""
+    keep_ms: int = 0
+    """Not 0: how long the controller keeps what nobody collects; the world waits for that too."""
     small_caches: bool = False
     """The controller keeps next to no pages and code in memory: it reads them back."""
 

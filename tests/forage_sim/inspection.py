@@ -22,7 +22,13 @@ def left_over(world: "World") -> list[str]:
 
 
 def _tasks_of_the_living(world: "World") -> dict[str, None]:
-    return {task: None for client in world.clients if client.running for task in client.submitted}
+    # What nobody living collects is kept for a while; where that is short, it is waited for.
+    return {
+        task: None
+        for client in world.clients
+        if client.running or world.plan.keep_ms
+        for task in client.submitted
+    }
 
 
 def _left_at_clients(world: "World") -> list[str]:

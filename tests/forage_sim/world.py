@@ -5,7 +5,7 @@
 
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from forage_controller.core.config import CoreConfig, Limits
 from forage_sim.broker import Broker, Conditions
@@ -75,12 +75,12 @@ class World:
         self.is_healing = False
         self.tasks: dict[str, TaskSpec] = {}
         """Every task that was submitted."""
-        limits = Limits(page_cache_bytes=200, code_cache_bytes=10)
-        config = CoreConfig(
-            name="main",
-            detect_ms=plan.detect_ms,
-            limits=limits if plan.small_caches else Limits(),
+        limits = (
+            Limits(page_cache_bytes=200, code_cache_bytes=10) if plan.small_caches else Limits()
         )
+        if plan.keep_ms:
+            limits = replace(limits, keep_ms=plan.keep_ms)
+        config = CoreConfig(name="main", detect_ms=plan.detect_ms, limits=limits)
         self.controller = ControllerNode(self, CONTROLLER, config, self.disk)
         self.controllers = [self.controller]
         """And rivals, each with a disk of its own."""

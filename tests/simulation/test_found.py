@@ -3,9 +3,12 @@
 import pytest
 
 from forage_sim.faults import DeviceSpec, Fault, Plan
-from forage_sim.workload import CallSpec, ClientSpec, TaskSpec
-from forage_sim.world import run
+from forage_sim.nodes import USER, ClientProcess
+from forage_sim.workload import AttachSpec, CallSpec, ClientSpec, TaskSpec
+from forage_sim.world import World, run, run_world
+from forage_wire.io import Publish
 from forage_wire.messages import Options
+from forage_wire.topics import Topics
 
 SEEDS = range(3)
 
@@ -115,3 +118,69 @@ def test_code_that_a_device_lacks_was_forgotten_where_its_page_came_later(
         for number in range(6)
     )
     run(seed, plan(full, clients=(ClientSpec(tasks=tasks),), devices=tiny, commit_ms_max=40))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_will_of_a_connection_before_silenced_a_client_that_waited(seed: int) -> None:
+    # What it waits for only the controller can tell it: that its call is lost with its device.
+    death = Fault(at_ms=3_000, kind="kill", target="device-0", duration_ms=100)
+    waiting = client(1, run_ms=20_000, at_most_once=True)
+    world = World(seed, plan(death, clients=(waiting,), devices=(DeviceSpec(),)))
+
+    def late_will() -> None:
+        process = world.clients[0].process
+        assert isinstance(process, ClientProcess)
+        topic = Topics().client_presence(USER, process.client)
+        world.broker.publish(Publish(topic=topic, payload=b"", retain=True))
+
+    world.clock.at(2_000, late_will)
+    run_world(world)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("away_ms", [400, 1_500, 4_000])
+def test_outcomes_collected_by_another_were_lost_to_an_owner_whose_connection_broke(
+    seed: int, away_ms: int
+) -> None:
+    away = Fault(at_ms=1_600, kind="half-open", target="client-0", duration_ms=away_ms)
+    other = ClientSpec(attaches=(AttachSpec(at_ms=1_500, owner=0, task=0),))
+    run(seed, plan(away, clients=(client(40, run_ms=50), other)))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_client_whose_hello_was_lost_was_sent_more_than_it_takes_and_blocked(seed: int) -> None:
+    task = TaskSpec(
+        at_ms=1_000,
+        function="f",
+        calls=tuple(CallSpec(nonce=nonce, run_ms=500, pad_bytes=20_000) for nonce in range(4)),
+        options=Options(wait_ms=600_000),
+        settle="controller",
+    )
+    small = ClientSpec(tasks=(task,), packet_bytes_max=4_096)
+    deaf = Fault(at_ms=1_300, kind="drop-qos-1", duration_ms=1_700, amount=0.5)
+    again = Fault(at_ms=1_300, kind="reset", target="client-0")
+    death = Fault(at_ms=1_200, kind="kill", target="controller", duration_ms=100)
+    run(seed, plan(death, again, deaf, clients=(small,)))
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("loss", [0.3, 0.6])
+def test_a_client_did_not_follow_its_controllers_later_session_when_its_presence_was_lost(
+    seed: int, loss: float
+) -> None:
+    again = Fault(at_ms=1_500, kind="reset", target="controller")
+    deaf = Fault(at_ms=1_450, kind="drop-qos-1", duration_ms=1_500, amount=loss)
+    run(seed, plan(again, deaf, clients=(client(20, run_ms=100), client(5, at_ms=1_400))))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_an_old_connection_of_an_earlier_start_took_a_devices_name(seed: int) -> None:
+    # The start before this one had connected twice; its first connection speaks again, and what
+    # asks the present one for a sign of life is lost.
+    faults = (
+        Fault(at_ms=1_200, kind="reset", target="device-0"),
+        Fault(at_ms=3_000, kind="kill", target="device-0", duration_ms=200),
+        Fault(at_ms=4_500, kind="drop-qos-1", duration_ms=3_000, amount=0.9),
+        Fault(at_ms=4_600, kind="forged-stale", target="device-0", duration_ms=500, amount=0.3),
+    )
+    run(seed, plan(*faults, clients=(client(4, run_ms=2_000),), detect_ms=15_000))

@@ -259,6 +259,8 @@ def test_whoever_attaches_to_a_dead_clients_task_gets_every_outcome(seed: int) -
     world, _report = told(seed, story(death, clients=(owner, heir)))
     (lost,) = world.clients[0].submitted
     assert len(world.clients[1].ended) == 40
+    assert lost in world.disk.state.tasks, "its owner may come back"
+    world.run_until(world.clock.now_ms + 150_000)
     assert lost in world.disk.state.ever_released, "collected by its heir, and let go"
 
 
@@ -309,3 +311,48 @@ def test_work_of_a_task_that_nobody_repeats_is_forgotten(seed: int) -> None:
     assert report.counters["publish forget"] >= 1
     assert not world.disk.state.tasks
     assert runs(world) < 20
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("target", ["device-0", "controller", "client-0"])
+def test_a_session_that_is_taken_over_by_its_own_process_goes_on(seed: int, target: str) -> None:
+    world, report = told(seed, story(fault("takeover", target), tasks=(task(60, run_ms=100),)))
+    assert report.counters["fault takeover"] == 1
+    assert report.counters["broker end"] == 1
+    assert runs(world) >= 60
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("target", ["device-0", "controller", "client-0"])
+def test_a_clock_that_jumps_kills_nobody_and_loses_nothing(seed: int, target: str) -> None:
+    jump = Fault(at_ms=2_000, kind="clock-jump", target=target, amount=0.3)
+    world, report = told(seed, story(jump, tasks=(task(60, run_ms=100),)))
+    assert report.counters["fault clock-jump"] == 1
+    assert runs(world) == 60
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_broker_that_comes_back_with_what_it_had_saved_long_ago_costs_only_time(
+    seed: int,
+) -> None:
+    stale = fault("broker-rollback", at_ms=500, duration_ms=2_000)
+    world, _report = told(seed, story(stale, tasks=(task(60, run_ms=100),)))
+    assert runs(world) == 60
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_task_that_the_controller_settles_is_told_by_the_controller_alone(seed: int) -> None:
+    once = replace(task(20), settle="controller")
+    away = fault("half-open", "device-0", duration_ms=5_000)
+    world, report = told(seed, story(away, tasks=(once,)))
+    assert runs(world) >= 20
+    assert report.counters["broker lost outcomes"] == 0
+    assert len(world.clients[0].ended) == 20
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_nobody_collects_is_released_when_its_time_is_up(seed: int) -> None:
+    death = fault("kill", "client-0", at_ms=1_500)
+    world, _report = told(seed, story(death, tasks=(task(20, run_ms=50),), keep_ms=90_000))
+    (lost,) = world.clients[0].submitted
+    assert lost in world.disk.state.ever_released

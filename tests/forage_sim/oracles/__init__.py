@@ -24,8 +24,8 @@ __all__ = ["Oracle", "OracleViolated", "all_oracles"]
 def all_oracles(world: "World") -> list[Oracle]:
     """One of each."""
     return [
-        EveryCallEnds(world),
         AcknowledgedSettled(world),
+        EveryCallEnds(world),
         OneRightOutcome(world),
         StartedOnce(world),
         AtMostOnce(world),
