@@ -58,7 +58,9 @@ class OneRightOutcome(Oracle):
 
     def _is_quiet(self) -> bool:
         """Whether every exception was heard: nobody has died, and nothing was said twice."""
-        return not any(fault.kind in DEADLY for fault in self.world.plan.faults)
+        # A worker that dies takes with it what it had not told.
+        dead = self.world.watch.killed or self.world.trace.counters["fault worker-death"]
+        return not dead and not any(fault.kind in DEADLY for fault in self.world.plan.faults)
 
     def _clocks_jump(self) -> bool:
         return any(fault.kind == "clock-jump" for fault in self.world.plan.faults)
