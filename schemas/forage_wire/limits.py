@@ -29,6 +29,7 @@ __all__ = [
     "REORDER_MAX",
     "REPEAT_AFTER_MS",
     "REPEAT_AFTER_MS_MAX",
+    "SEEN_EVERY",
     "TASK_CALLS_MAX",
     "TEXT_CHARACTERS_MAX",
     "UNFINISHED_PART_BYTES_MAX",
@@ -69,6 +70,8 @@ REPEAT_AFTER_MS = 1_000
 REPEAT_AFTER_MS_MAX = 8_000
 BARE_SEEN_AFTER_MS = 20
 """A receiver with nothing to say reports what it has seen after this."""
+SEEN_EVERY = 4
+"""It does so at once after so many messages: half of the smallest window."""
 
 CALLS_PER_PAGE_MAX = 4_096
 CALLS_PER_SUBMIT_TASK_MAX = 1_000

@@ -2,7 +2,8 @@
 
 Between a controller's session and a device's or client's, each direction numbers what must
 arrive, n = 1, 2, ... The other end reports the highest n it has seen without a gap, in
-whatever it sends, or in a bare `Seen` 20 ms later. *Seen* frees the sender's window and ends
+whatever it sends, or in a bare `Seen` 20 ms later; at once where the sender's window may soon be
+full (after four messages, or two parts). *Seen* frees the sender's window and ends
 repeats; it does not mean committed. What must be committed is kept by the cores until an
 acknowledgement of theirs, and sent again on a new link.
 
@@ -25,6 +26,7 @@ from forage_wire.limits import (
     REORDER_MAX,
     REPEAT_AFTER_MS,
     REPEAT_AFTER_MS_MAX,
+    SEEN_EVERY,
     UNFINISHED_PART_BYTES_MAX,
 )
 from forage_wire.messages import Linked, Part, Seen, Unusable
@@ -34,6 +36,8 @@ from forage_wire.records import dataclass
 __all__ = ["Link", "Outgoing", "fits_packet", "link_number"]
 
 _NUMBER_SHIFT = 32
+_PART_WEIGHT = 2
+"""A part counts for so many messages: half of the window is theirs, and they are large."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +89,7 @@ class Link:
         "_repeat_at_ms",
         "_reported",
         "_seen_due_ms",
+        "_unsaid",
         "_unseen",
         "closed",
         "controller",
@@ -148,6 +153,7 @@ class Link:
         self._received = base
         self._early: dict[int, Linked] = {}
         self._seen_due_ms: int | None = None
+        self._unsaid = 0
         self._gap = False
         self._assembler = PartAssembler()
 
@@ -228,6 +234,7 @@ class Link:
 
     def _said_seen(self) -> None:
         self._seen_due_ms = None
+        self._unsaid = 0
         self._gap = False
 
     def _transmit_queued(self, now_ms: int, out: list[Outgoing]) -> None:
@@ -329,6 +336,10 @@ class Link:
             self._seen_due_ms = now_ms + BARE_SEEN_AFTER_MS
         if message.n <= self._received:
             return []
+        self._unsaid += _PART_WEIGHT if type(message) is Part else 1
+        if self._unsaid >= SEEN_EVERY:
+            # Its sender may be waiting for just that.
+            self._seen_due_ms = now_ms
         if message.n > self._received + 1:
             if len(self._early) < REORDER_MAX:
                 self._early[message.n] = message

@@ -76,7 +76,7 @@ def test_whoever_attaches_gets_all_that_is_committed_a_little_at_a_time() -> Non
 
 
 def test_a_client_that_takes_nothing_is_read_nothing_more() -> None:
-    desk, _client, task = settled(600)
+    desk, _client, task = settled(3_000)
     known = desk.core.ledger.tasks[task]
     known.archive_bytes = known.archived * 100_000
     other = other_client(desk)

@@ -87,7 +87,8 @@ def a_call_with_other_queues(others: int) -> int:
     desk = Desk().begin()
     pi = desk.device("pi")
     client = desk.client()
-    for number in range(others):
+    # More than the device takes at a time.
+    for number in range(others + 100):
         client.submit(1, retries=number % 1_000, priority=number // 1_000)
     desk.run()
     return cost_of(desk, lambda: pi.finish(pi.assignments[0], run_us=20_000))

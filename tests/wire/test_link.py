@@ -17,6 +17,7 @@ from forage_wire.limits import (
     REORDER_MAX,
     REPEAT_AFTER_MS,
     REPEAT_AFTER_MS_MAX,
+    SEEN_EVERY,
 )
 from forage_wire.link import Link, Outgoing, fits_packet
 from forage_wire.messages import Answer, Beat, Linked, Part, Seen
@@ -188,6 +189,28 @@ def test_bare_seen_follows_when_there_is_nothing_else_to_say() -> None:
     assert decoded(out) == [seen_from_peer(2)]
     assert link.poll(1_000) == []
     assert link.next_wakeup_ms() is None
+
+
+@pytest.mark.parametrize(
+    ("sizes", "enough"),
+    [([1] * SEEN_EVERY, SEEN_EVERY), ([10 * PACKET_BYTES_MIN], SEEN_EVERY // 2)],
+    ids=["messages", "parts"],
+)
+def test_what_may_have_filled_the_senders_window_is_said_seen_at_once(
+    sizes: list[int], enough: int
+) -> None:
+    peer, link = new_link(), new_link()
+    for identity, size in enumerate(sizes):
+        peer.send(message(identity, size))
+    arriving = decoded(peer.poll(0))
+    for each in arriving[: enough - 1]:
+        link.receive(each, 5)
+    assert link.poll(5) == []
+    link.receive(arriving[enough - 1], 5)
+    (said,) = decoded(link.poll(5))
+    assert isinstance(said, Seen)
+    assert (said.seen, said.gap) == (enough, False)
+    assert link.poll(100) == [], "and not a second time"
 
 
 def test_a_message_that_goes_out_anyway_carries_seen_instead() -> None:
