@@ -16,6 +16,7 @@ help:
 	@echo "make simulate         the cores in a simulated world, SEEDS=2000 times (FIRST=0: the first seed)"
 	@echo "make mutants          the planted bugs: each must be found by the simulator (MUTANT=: one)"
 	@echo "make scale            what a call costs the controller, with 10 to 10,000 devices"
+	@echo "make bench            how fast it is here, with the floors (BENCH=--help)"
 	@echo "make check            ruff, mypy --strict, import-linter and the tests"
 	@echo "make system-packages  what widens the tests' coverage (needs root; Debian)"
 
@@ -44,6 +45,11 @@ mutants: $(STAMP)
 
 scale: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m forage_sim.scale
+
+# What is to be measured, as in `make bench BENCH="--engine mosquitto --only latency"`.
+BENCH ?=
+bench: $(STAMP)
+	cd bench && ../$(BIN)/python -m speed $(BENCH)
 
 check: lint types imports test
 
