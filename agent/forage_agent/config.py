@@ -17,6 +17,7 @@ from forage_agent.core.settings import NamedFunction
 from forage_agent.shell.host import network_class
 from forage_wire.address import BrokerAddress, check_allowed, parse_broker_address
 from forage_wire.limits import PACKET_BYTES_MAX, PACKET_BYTES_MIN
+from forage_wire.texts import check_text
 from forage_wire.topics import fold_name, is_name
 
 __all__ = ["Config", "ConfigError", "default_toml", "load_config", "print_config"]
@@ -134,12 +135,14 @@ def _labels(raw: Any) -> dict[str, str]:
     found = {key: str(value) for key, value in _pairs(raw).items()}
     if len(found) > 64 or any(len(key) > 64 or len(text) > 256 for key, text in found.items()):
         raise ValueError("at most 64 labels, keys to 64 and values to 256 characters")
+    for key, value in found.items():
+        check_text(f"{key}={value}", f"the label {key!r}")
     return found
 
 
 def _resources(raw: Any) -> dict[str, int]:
     count = _count(0, 2**53)
-    return {key: count(value) for key, value in _pairs(raw).items()}
+    return {check_text(key, f"{key!r}"): count(value) for key, value in _pairs(raw).items()}
 
 
 def _functions(raw: Any) -> dict[str, NamedFunction]:
@@ -155,6 +158,7 @@ def _functions(raw: Any) -> dict[str, NamedFunction]:
                 f"the function {name!r} must be given as module:attribute, "
                 f'such as "org.app.task" = "app.tasks:task"'
             )
+        check_text(name, f"the function's name {name!r}")
         found[name] = NamedFunction(target=target, version=release.strip()[:32] or "1")
     return found
 
@@ -386,7 +390,7 @@ def load_config(
             if key.read is _broker or key.read is _network:
                 raise ConfigError(f"{text} (from {source})") from None
             raise ConfigError(
-                f"The value {raw!r} of {key.name} (from {source}) is not usable: {text}."
+                f"The value {raw!r} of {key.name} (from {source}) is not usable: {text.rstrip('.')}."
             ) from None
         sources[key.name] = source
     try:

@@ -162,7 +162,7 @@ def _start(engine: _Engine, host: str, port: int) -> int:
         )
     except BrokerFailed as error:
         return _fail(EXIT_BROKER_FAILED, str(error))
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):
         return _fail(
             EXIT_USAGE, f"the host {host!r} is unknown; give an address of this machine as --host."
         )

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
+from forage_wire.texts import check_text
+
 __all__ = [
     "PORT_DEFAULT",
     "PORT_TLS_DEFAULT",
@@ -84,6 +86,7 @@ def parse_broker_address(text: str) -> BrokerAddress:
     Raises:
         ValueError: One sentence that says what is wrong; it never contains the password.
     """
+    check_text(text, "The broker address")
     match = _SCHEME.match(text.strip())
     prefix = match[0] if match else ""
     scheme = match[1].lower() if match else "mqtt"

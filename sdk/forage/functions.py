@@ -6,6 +6,7 @@ from typing import Any
 
 from forage.errors import NotSerializable
 from forage_wire.limits import CALL_BYTES_MAX
+from forage_wire.texts import check_text, writable
 from forage_wire.values import FunctionCache, ShippedFunction, encode_call
 
 __all__ = ["Target", "call_body", "target_of"]
@@ -46,6 +47,7 @@ def target_of(fn: Callable[..., Any] | str) -> Target:
     if isinstance(fn, str):
         if not 0 < len(fn) <= _NAME_MAX:
             raise ValueError(f"A named function has a name of 1 to {_NAME_MAX} characters.")
+        check_text(fn, f"The function's name {fn!r}")
         return Target(function=(fn, ""), form="named", label=fn[:_LABEL_MAX])
     if not callable(fn):
         raise TypeError(
@@ -64,7 +66,7 @@ def target_of(fn: Callable[..., Any] | str) -> Target:
         target = Target(
             function=shipped.hash,
             form=shipped.form,
-            label=shipped.name[:_LABEL_MAX],
+            label=writable(shipped.name)[:_LABEL_MAX],
             python_min=shipped.python_min,
             code=shipped.blob,
             shipped=shipped,

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from forage_wire.messages import Options
+from forage_wire.texts import check_text
 from forage_wire.topics import is_name
 
 __all__ = ["merge_options"]
@@ -40,7 +41,7 @@ def _requires(value: Any) -> dict[str, Any]:
             "requires takes a text or at most 32 of them, such as 'camera', 'room=lab' or "
             "'memory_mb>=512', of at most 128 characters each."
         )
-    return {"requires": tuple(items)}
+    return {"requires": tuple([check_text(item, f"requires {item!r}") for item in items])}
 
 
 def _device(value: Any) -> dict[str, Any]:

@@ -39,6 +39,23 @@ def test_no_broker(run: Run, closed_port: int, words: tuple[str, ...]) -> None:
     assert "`forage up`" in ended.sentence
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("watch", "\udcff/#"),
+        ("decode", "\udcff"),
+        ("--root", "\udcff", "device", "ls"),
+        ("run", "math:sqrt", "4", "--requires", "\udcff"),
+    ],
+    ids=lambda words: words[0],
+)
+@pytest.mark.usefixtures("broker")
+def test_words_that_are_not_utf_8(run: Run, words: tuple[str, ...]) -> None:
+    ended = run(*words)
+    assert ended.code == 2
+    assert "udcff" in ended.sentence.lower()
+
+
 def test_a_host_that_nobody_knows(run: Run) -> None:
     ended = run("device", "ls", "--broker", "mqtt://user:secret@nowhere.invalid")
     assert ended.code == 5

@@ -100,6 +100,7 @@ def test_later_files_of_the_folder_win_and_tables_merge(
         (["--function", "org.a=nowhere"], ["org.a", "module:attribute"]),
         (["--resource", "camera=some"], ["resources", "number"]),
         (["--label", "=x"], ["labels", "KEY=VALUE"]),
+        (["--label", "room=\udcff"], ["the label 'room'", "U+DCFF"]),
         (["--config", "/not/there.toml"], ["/not/there.toml", "No such file"]),
     ],
 )

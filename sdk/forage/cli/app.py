@@ -4,6 +4,7 @@ Owns the root command and its help. Each command's own module is imported when i
 `forage --version` does not pay for a network stack.
 """
 
+import io
 import logging
 import os
 import platform
@@ -148,6 +149,9 @@ def run(words: Sequence[str]) -> int:
         from click.shell_completion import shell_complete
 
         return shell_complete(root, {}, "forage", "_FORAGE_COMPLETE", completion)
+    # What the terminal or UTF-8 cannot hold appears as an escape, also in JSON, and ends nothing.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     # Silent until a command says otherwise: what goes wrong is told once, by the error.
     logging.basicConfig(format="forage: %(message)s", stream=sys.stderr)
     logging.getLogger("forage").setLevel(logging.CRITICAL)

@@ -1,6 +1,7 @@
 """`forage decode`: one message, from hexadecimal text, a file or stdin, read for people."""
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -54,7 +55,7 @@ def command(source: str, output: str) -> None:
 def _bytes_of(source: str) -> bytes:
     if source == "-":
         data = sys.stdin.buffer.read(_BYTES_MAX)
-    elif _HEX.fullmatch(source.encode()) and not Path(source).is_file():
+    elif _HEX.fullmatch(os.fsencode(source)) and not Path(source).is_file():
         data = source.encode()
     else:
         try:

@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from forage.cli.common import connection_flags, fleet_of, say
-from forage.cli.endings import EXIT_INTERRUPTED, Ending
+from forage.cli.endings import EXIT_INTERRUPTED, Ending, usage_errors
 from forage.cli.listening import Listener, Received
 from forage.cli.output import to_json
 from forage.cli.reading import Reader, Reading, one_line
+from forage_wire.texts import check_text
 from forage_wire.topics import Topics
 
 __all__ = ["command", "filter_of"]
@@ -86,7 +87,8 @@ def command(
     """
     config = fleet_of(context).located()
     reader = Reader(Topics(config.root))
-    topic_filter = filter_of(topic, config.root)
+    with usage_errors():
+        topic_filter = filter_of(check_text(topic, f"The topic {topic!r}"), config.root)
     # Printed by this thread: a terminal that is slow, or a pipe that closes, is no matter of the
     # connection's.
     messages: queue.SimpleQueue[tuple[datetime, Received]] = queue.SimpleQueue()

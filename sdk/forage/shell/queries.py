@@ -9,6 +9,7 @@ from forage.core.commands import AnswerReceived
 from forage.core.events import QueryAsked, QueryDropped
 from forage.errors import NotConnected, Refused
 from forage.info import Attempt, Explanation
+from forage_wire.texts import check_text
 
 if TYPE_CHECKING:
     from forage.shell.network import Network
@@ -52,6 +53,7 @@ class Queries:
             Refused: It says no, in words.
         """
         self._network.check_may_wait()
+        check_text(name, f"The name {name!r}")
         query_id = next(self._next_id)
         asked = self._asked[query_id] = _Asked()
         try:
