@@ -7,7 +7,7 @@ PYTEST_WORKERS ?= 2
 
 SEEDS ?= 2000
 
-.PHONY: demo test test-slow simulate mutants scale check lint types imports format system-packages clean help
+.PHONY: demo test test-slow bench simulate mutants scale check lint types imports format system-packages clean help
 
 help:
 	@echo "make demo             the main job: real work on three devices, one of them killed on the way"

@@ -291,3 +291,42 @@ def test_an_outcome_too_large_to_be_sent_on_is_refused() -> None:
     desk.core._intake._on_outcomes(device, Outcomes(sets=(outcomes,)), desk.now_ms)
     assert desk.core.effects.dropped == dropped + 1
     assert desk.core.ledger.settled == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "urgent"),
+    [({}, False), ({"at_most_once": True}, True), ({"settle": "controller"}, True)],
+    ids=["plain", "at_most_once", "settle=controller"],
+)
+def test_only_a_save_that_somebodys_work_waits_for_is_urgent(
+    options: dict[str, object], urgent: bool
+) -> None:
+    desk = Desk().begin()
+    pi = desk.device("pi1")
+    client = desk.client()
+    desk.commits = False
+    task = client.submit(1, **options)
+
+    def committed() -> bool:
+        """Commit; whether that was urgent."""
+        found = any(save.urgent for save in desk.uncommitted)
+        desk.commit()
+        desk.run()
+        return found
+
+    assert committed() == urgent, "the page"
+    if urgent:
+        assert committed(), "the assignment"
+    pi.finish(pi.assignments.pop())
+    assert committed() == (options == {"settle": "controller"}), "the outcome"
+    client.collect(task, (0, 1))
+    assert not committed(), "what is collected"
+
+
+def test_an_outcome_made_here_is_urgent() -> None:
+    desk = Desk().begin()
+    client = desk.client()
+    client.submit(1, wait_ms=100)
+    desk.commits = False
+    desk.advance(200)
+    assert any(save.urgent for save in desk.uncommitted)

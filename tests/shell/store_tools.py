@@ -114,10 +114,10 @@ class WatchedStore:
         self.store.start()
         self.number = 0
 
-    def hand_over(self, *operations: Operation) -> int:
+    def hand_over(self, *operations: Operation, urgent: bool = False) -> int:
         """One save, without waiting for it; its number."""
         self.number += 1
-        self.store.execute(Save(number=self.number, operations=operations))
+        self.store.execute(Save(number=self.number, operations=operations, urgent=urgent))
         self.store.flush()
         return self.number
 

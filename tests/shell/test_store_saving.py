@@ -86,6 +86,18 @@ def test_commits_are_answered_in_order(tmp_path: Path) -> None:
     assert answered == sorted(set(answered))
 
 
+def test_what_nobody_waits_for_is_committed_with_what_somebody_does(tmp_path: Path) -> None:
+    watched = WatchedStore(tmp_path, gather_s=3_600)
+    for first in range(3):
+        watched.hand_over(page_of(TASK, first=first * 4))
+    last = watched.hand_over(page_of(OTHER), urgent=True)
+    assert watched.next(SaveCommitted).number == last
+    assert rows_in(tmp_path, "journal") == 1, "in one commit"
+    watched.hand_over(page_of(OTHER, first=4))
+    watched.close()
+    assert watched.next(SaveCommitted).number == last + 1, "the end waits for nobody"
+
+
 def test_an_empty_save_is_answered(tmp_path: Path) -> None:
     watched = WatchedStore(tmp_path)
     watched.save()

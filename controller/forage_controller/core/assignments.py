@@ -88,7 +88,7 @@ class Assignments:
         wire = _wire(opened, calls, beat_ms)
         header = pending.page.header
         if header.options.at_most_once or header.settle == "controller":
-            self._effects.after_commit(lambda _at_ms: self._make_ready(opened, wire))
+            self._effects.after_commit(lambda _at_ms: self._make_ready(opened, wire), urgent=True)
         else:
             self._make_ready(opened, wire)
         return opened

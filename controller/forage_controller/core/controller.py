@@ -311,7 +311,7 @@ class ControllerCore:
         self.epoch = max(self.epoch, self._epoch_seen) + 1
         self._epoch_pending = True
         self.effects.save(SaveEpoch(epoch=self.epoch))
-        self.effects.after_commit(self._epoch_committed)
+        self.effects.after_commit(self._epoch_committed, urgent=True)
 
     def _epoch_committed(self, now_ms: int) -> None:
         self._epoch_pending = False

@@ -25,6 +25,7 @@ class Effects:
         "_save_number",
         "_tell_ms",
         "_untold",
+        "_urgent",
         "_waiting",
         "committed",
         "dropped",
@@ -35,6 +36,7 @@ class Effects:
         self._commands: list[Command] = []
         self._operations: list[Operation] = []
         self._save_number = 0
+        self._urgent = False
         self._waiting: deque[tuple[int, Callable[[int], None]]] = deque()
         self.committed = 0
         self.dropped = 0
@@ -97,8 +99,14 @@ class Effects:
         """Write with this batch's group."""
         self._operations.append(operation)
 
-    def after_commit(self, action: Callable[[int], None]) -> None:
-        """Do `action(now_ms)` once all that has been given to `save` so far is committed."""
+    def after_commit(self, action: Callable[[int], None], *, urgent: bool = False) -> None:
+        """Do `action(now_ms)` once all that has been given to `save` so far is committed.
+
+        Args:
+            action: What waits.
+            urgent: Somebody's work waits for it: the commit is not to gather more.
+        """
+        self._urgent |= urgent
         number = self._save_number + 1 if self._operations else self._save_number
         self._waiting.append((number, action))
 
@@ -122,6 +130,11 @@ class Effects:
         if self._operations:
             self._save_number += 1
             self._commands.append(
-                Save(number=self._save_number, operations=tuple(self._operations))
+                Save(
+                    number=self._save_number,
+                    operations=tuple(self._operations),
+                    urgent=self._urgent,
+                )
             )
             self._operations = []
+        self._urgent = False

@@ -206,7 +206,9 @@ class Ledger:
         waits = header.options.at_most_once or header.settle == "controller"
         if not waits:
             self.queue(task, page, now_ms)
-        self._effects.after_commit(lambda at_ms: self._page_committed(task, page, waits, at_ms))
+        self._effects.after_commit(
+            lambda at_ms: self._page_committed(task, page, waits, at_ms), urgent=waits
+        )
         self.dirty[task.id] = task
 
     def add_page(self, task: Task, page: Page) -> None:

@@ -180,6 +180,8 @@ class Save:
     number: int
     """1, 2, ... within this start."""
     operations: tuple[Operation, ...]
+    urgent: bool = False
+    """Somebody's work waits for it; else it may be gathered with what comes in the next moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -211,7 +211,8 @@ class Settlement:
         self._assignments.call_off(task, ranges, but=outcomes.assignment)
         to_owner = stored if task.settle == "controller" else None
         self._effects.after_commit(
-            lambda at_ms: self._committed(task, ranges, to_owner, stored, at_ms)
+            lambda at_ms: self._committed(task, ranges, to_owner, stored, at_ms),
+            urgent=to_owner is not None or bool(task.attached),
         )
 
     def _save(self, task: Task, outcomes: OutcomeSet, settled: Ranges) -> None:
@@ -271,7 +272,9 @@ class Settlement:
             # A microcontroller has room for the next call only now.
             self._assignments.touched[device.name] = device
 
-        self._effects.after_commit(acknowledge)
+        capabilities = device.capabilities
+        is_mcu = capabilities is not None and capabilities.profile == "mcu"
+        self._effects.after_commit(acknowledge, urgent=is_mcu)
 
     def take_acknowledgements(self) -> list[tuple[Device, list[tuple[int, Ranges]]]]:
         """What devices are to be told is committed, cut to what a message may hold."""
@@ -333,7 +336,7 @@ class Settlement:
         self._save(task, made, made.ranges)
         self._assignments.call_off(task, made.ranges)
         self._effects.after_commit(
-            lambda at_ms: self._committed(task, made.ranges, made, made, at_ms)
+            lambda at_ms: self._committed(task, made.ranges, made, made, at_ms), urgent=True
         )
 
     # -- calls that nobody wants --------------------------------------------------------------

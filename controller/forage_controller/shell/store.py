@@ -75,8 +75,9 @@ FOLD_BYTES = 8 << 20
 FOLD_STRAIGHT_BYTES = 64 << 20
 FOLD_IDLE_S = 15.0
 # One fsync takes less than a millisecond on a good disk; beginning one at once for every message
-# would spend the processor on commits. A commit after a pause begins at once.
-COMMIT_EVERY_S = 0.003
+# would spend the processor on commits, beside the very call that is being handled. So a commit
+# gathers what comes in this time, unless somebody's work waits for it.
+GATHER_S = 0.005
 LOADED_BYTES_MAX = 1 << 20
 
 
@@ -93,6 +94,7 @@ class Store:
         *,
         fold_bytes: int = FOLD_BYTES,
         fold_idle_s: float = FOLD_IDLE_S,
+        gather_s: float = GATHER_S,
     ) -> None:
         """Lock the directory, open the database, and fold what the last process left.
 
@@ -101,6 +103,7 @@ class Store:
             post: Takes an event in either thread of the store; must not block.
             fold_bytes: The journal is folded when it holds this much.
             fold_idle_s: The journal is folded when nothing has come for so long.
+            gather_s: A commit of which nothing is urgent waits so long for more.
 
         Raises:
             StoreError: One sentence; nothing is held then.
@@ -108,15 +111,19 @@ class Store:
         self._post = post
         self._fold_bytes = fold_bytes
         self._fold_idle_s = fold_idle_s
+        self._gather_s = gather_s
         self._directory = StateDirectory(directory)
         self._file = self._directory.file
 
         self._corked: list[Save] = []
         self._loads: SimpleQueue[Load | None] = SimpleQueue()
 
-        # Guards `_arrived` and `_is_closing`; held for moments, as the loop takes it.
+        # Guards these four; held for moments, as the loop takes it.
         self._wake = threading.Condition(threading.Lock())
         self._arrived: list[Save] = []
+        self._is_urgent = False
+        self._commit_at_s = 0.0
+        """When what has arrived is committed though nothing of it is urgent."""
         self._is_closing = False
 
         # Guards `_recent` and `_straight`; taken before `_wake`, never by the loop.
@@ -174,8 +181,14 @@ class Store:
         """Hand over what was taken since the last time, as one group."""
         if self._corked:
             with self._wake:
+                is_first = not self._arrived
                 self._arrived += self._corked
-                self._wake.notify()
+                is_urgent = any(save.urgent for save in self._corked)
+                self._is_urgent |= is_urgent
+                if is_first:
+                    self._commit_at_s = time.monotonic() + self._gather_s
+                if is_first or is_urgent:
+                    self._wake.notify()
             self._corked = []
 
     def close(self) -> None:
@@ -203,7 +216,6 @@ class Store:
             self._post(SaveFailed(reason=f"The store ended ({type(error).__name__}: {error})."))
 
     def _save(self) -> None:
-        commit_at = time.monotonic()
         while True:
             with self._wake:
                 while not self._arrived and not self._is_closing:
@@ -212,14 +224,19 @@ class Store:
                 if self._is_closing and not self._arrived:
                     return
                 is_idle = not self._arrived
+                if not is_idle:
+                    self._gather()
             if is_idle:
                 self._fold()
-                continue
-            pause_s = commit_at + COMMIT_EVERY_S - time.monotonic()
-            if pause_s > 0:
-                time.sleep(pause_s)
-            commit_at = time.monotonic()
-            self._commit()
+            else:
+                self._commit()
+
+    def _gather(self) -> None:
+        """Wait for more to commit; under `_wake`."""
+        while not self._is_urgent and not self._is_closing:
+            left_s = self._commit_at_s - time.monotonic()
+            if left_s <= 0 or not self._wake.wait(left_s):
+                return
 
     def _commit(self) -> None:
         """Commit everything that has arrived."""
@@ -227,6 +244,7 @@ class Store:
         with self._recent_lock:
             with self._wake:
                 saves, self._arrived = self._arrived, []
+                self._is_urgent = False
             for save in saves:
                 for operation in save.operations:
                     self._sort(operation, journaled)
