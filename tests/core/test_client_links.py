@@ -502,3 +502,40 @@ def test_keys_of_a_newer_controller_are_ignored_counted_and_told_of_once() -> No
         "unknown keys ignored from=the controller keys='Welcome.zz'"
     ]
     assert desk.core.ignored.count == 3
+
+
+def test_a_cancellation_does_not_overtake_the_parts_of_its_own_page() -> None:
+    desk = Desk()
+    desk.welcome()
+    desk.open()
+    desk.submit([bytes(1 << 20)])
+    desk.tell(CallsCancelled(task=task_id(), ranges=((0, 1),), force=True))
+    before = len(desk.received)
+    while not any(isinstance(message, Cancel) for message in desk.received):
+        assert desk.now_ms < 60_000
+        desk.read()
+        desk.sleep(20)
+        desk.deliver()
+    kinds = [type(message) for message in desk.received[before:]]
+    assert kinds.index(Submit) < kinds.index(Cancel)
+    # What is not in parts goes at once all the same, and nothing is said twice.
+    assert kinds.count(Cancel) == 1
+
+
+def test_a_cancellation_that_waited_for_parts_is_not_said_on_a_link_that_never_had_them() -> None:
+    desk = Desk()
+    desk.welcome()
+    desk.open()
+    desk.submit([bytes(1 << 20)])
+    desk.tell(CallsCancelled(task=task_id(), ranges=((0, 1),)))
+    desk.lose()
+    desk.presence(OTHER, epoch=2)
+    desk.link = desk.controller_link(OTHER, 1)
+    while not any(isinstance(message, Submit) for message in desk.received):
+        assert desk.now_ms < 60_000
+        desk.read()
+        desk.sleep(20)
+        desk.deliver()
+    [page] = [page for each in desk.received if isinstance(each, Submit) for page in each.pages]
+    assert page.collected == ((0, 1),)
+    assert not any(isinstance(message, Cancel) for message in desk.received)

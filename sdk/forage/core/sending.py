@@ -54,6 +54,8 @@ class Sending:
         self.controller_epoch = 0
         self.unacknowledged_bytes = 0
         self.unacknowledged_pages = 0
+        self._held: list[tuple[PageRecord, Cancel]] = []
+        """Cancellations of calls in pages whose last part still waits for room in the window."""
         self._waiting: deque[PageRecord] = deque()
         self._unopened_count = 0
         self._codes_sent: dict[bytes, int] = {}
@@ -119,6 +121,7 @@ class Sending:
             )
         )
         self._codes_sent.clear()
+        self._held.clear()
         self._waiting.clear()
         self._unopened_count = 0
         for task in tasks.values():
@@ -197,7 +200,35 @@ class Sending:
             sent += _without_unsent(task, low, min(high, task.submitted))
         for start in range(0, len(sent), RANGES_MAX):
             part = tuple(sent[start : start + RANGES_MAX])
-            self.send(Cancel(task=task.task, ranges=part, force=force))
+            message = Cancel(task=task.task, ranges=part, force=force)
+            page = self._page_under_way(task)
+            if page is None:
+                self.send(message)
+            else:
+                self._held.append((page, message))
+
+    def _page_under_way(self, task: TaskRecord) -> PageRecord | None:
+        """The task's last page that is handed to the link and not yet sent to its end.
+
+        Small messages overtake those in parts, and who hears of a cancellation before the page can
+        make nothing of it.
+        """
+        if self._link is None:
+            return None
+        for page in reversed(task.pages.values()):
+            if page.is_sent and page.token not in self._link.numbers:
+                return page
+        return None
+
+    def _send_held(self, link: Link) -> None:
+        """Send what waited for pages that have been sent (or are not needed any more)."""
+        held, self._held = self._held, []
+        for page, message in held:
+            is_known = page.task.pages.get(page.first) is page
+            if is_known and page.token not in link.numbers:
+                self._held.append((page, message))
+            else:
+                link.send(message)
 
     def send_code(self, hashes: tuple[bytes, ...], tasks: dict[str, TaskRecord]) -> None:
         """The controller lacks functions: those of open tasks are sent again."""
@@ -273,6 +304,9 @@ class Sending:
         while self._waiting and link.has_room:
             if not self._send_pages(link):
                 break
+            out += link.poll(now_ms)
+        if self._held:
+            self._send_held(link)
             out += link.poll(now_ms)
         return out
 
