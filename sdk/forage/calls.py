@@ -13,7 +13,7 @@ from forage.errors import DataLost, ForageError, Refused, VersionMismatch
 from forage.future import CANCELLED, FINISHED, LOCK, PENDING, RUNNING, Future
 from forage.info import CallProgress
 from forage_wire.limits import CALLS_PER_SUBMIT_TASK_MAX
-from forage_wire.messages import Progress
+from forage_wire.messages import Options, Progress
 from forage_wire.ranges import Ranges
 from forage_wire.values import decode_outcome_item, rebuild_error
 from forage_wire.values.exact import SCALARS
@@ -171,10 +171,13 @@ class TaskCalls:
 class Burst(TaskCalls):
     """Calls of one function that `submit` merged into one task of one page."""
 
-    __slots__ = ("_futures", "bodies", "body_bytes", "due_ms")
+    __slots__ = ("_futures", "bodies", "body_bytes", "due_ms", "options")
 
-    def __init__(self, network: "Network", task: str, label: str, due_ms: int) -> None:
+    def __init__(
+        self, network: "Network", task: str, label: str, options: Options, due_ms: int
+    ) -> None:
         super().__init__(network, task, label)
+        self.options = options
         self._futures: list[Future[Any] | None] = []
         self.bodies: list[bytes] = []
         """Serialised calls until the burst is sent."""

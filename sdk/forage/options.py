@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from forage_wire.messages import Options
@@ -24,7 +25,13 @@ def merge_options(base: Options, given: Mapping[str, Any]) -> Options:
         if parse is None:
             raise TypeError(f"There is no option {name!r}; the options are {', '.join(_PARSERS)}.")
         changes.update(parse(value))
-    return replace(base, **changes)
+    return _shared(replace(base, **changes))
+
+
+@lru_cache(maxsize=1_024)
+def _shared(options: Options) -> Options:
+    """The same object for equal options: calls of the same object are merged."""
+    return options
 
 
 def _requires(value: Any) -> dict[str, Any]:

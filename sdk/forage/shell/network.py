@@ -100,7 +100,8 @@ class Network:
         self._line = Line(address, core, welcome_s=welcome_s, tls_ca_file=tls_ca_file)
         self._tasks: dict[str, TaskCalls] = {}
         self._task_count = 0
-        self._bursts: dict[tuple[bytes | tuple[str, str], Options], Burst] = {}
+        self._bursts: dict[tuple[bytes | tuple[str, str], int], Burst] = {}
+        """By function and the `id` of the options, which the burst keeps alive."""
         self._unwanted: deque[TaskCalls] = deque()
         """Tasks that the garbage collector found; the network thread cancels them."""
         self._is_closed = False
@@ -219,13 +220,17 @@ class Network:
     # -- submitting ---------------------------------------------------------------------------
 
     def submit(self, target: Target, options: Options, body: bytes) -> Future[Any]:
-        """One call, merged with others of equal function and options."""
-        self.check_open()
+        """One call, merged with others of the same function and options (one object)."""
+        if self.is_forked or self._is_closed:
+            self.check_open()
+        core = self._core
         with self._lock:
-            self._wait_for_room()
+            if core.unacknowledged_bytes > UNACKNOWLEDGED_BYTES_MAX:
+                self._wait_for_room()
             if self._is_closed:
                 self.check_open()
-            key = (target.function, options)
+            # Options by identity: hashing them would cost as much as all the rest here.
+            key = (target.function, id(options))
             burst = self._bursts.get(key)
             is_first = burst is None
             if burst is None:
@@ -235,7 +240,7 @@ class Network:
             if (
                 burst.count >= CALLS_PER_SUBMIT_TASK_MAX
                 or burst.body_bytes + burst.count * CALL_OVERHEAD_BYTES > BURST_BYTES_MAX
-                or self._core.is_idle
+                or core.is_idle
             ):
                 del self._bursts[key]
                 now = now_ms()
@@ -379,7 +384,7 @@ class Network:
             self._line.finish_batch(now)
 
     def _open_burst(self, target: Target, options: Options) -> Burst:
-        burst = Burst(self, self._draw_task(), target.label, now_ms() + BURST_MS)
+        burst = Burst(self, self._draw_task(), target.label, options, now_ms() + BURST_MS)
         self._open_task(burst, target, options)
         return burst
 
