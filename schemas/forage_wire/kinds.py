@@ -32,6 +32,11 @@ __all__ = [
 ]
 
 
+_KNOWN_MAX = 1_024
+_KNOWN_CHARACTERS_MAX = 64
+"""Of the texts that a pattern has matched: how many are kept, and how long they are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """One kind of field.
@@ -102,11 +107,21 @@ def text(maximum: int = TEXT_CHARACTERS_MAX) -> Kind:
 def pattern(expression: str, what: str, *, empty: bool = False) -> Kind:
     """Text that matches a regular expression in full (or is empty, where that is allowed)."""
     fullmatch = re.compile(expression).fullmatch
+    # The same sessions and names come in every message.
+    known: dict[str, None] = {}
 
     def decode(raw: Any) -> str:
-        if type(raw) is str and ((empty and raw == "") or fullmatch(raw)):
+        if type(raw) is not str:
+            raise ValueError(f"not {what}")
+        if raw in known or (empty and not raw):
             return raw
-        raise ValueError(f"not {what}")
+        if fullmatch(raw) is None:
+            raise ValueError(f"not {what}")
+        if len(known) >= _KNOWN_MAX:
+            known.clear()
+        if len(raw) <= _KNOWN_CHARACTERS_MAX:
+            known[raw] = None
+        return raw
 
     return Kind("pattern", (expression, empty), decode)
 

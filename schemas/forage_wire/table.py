@@ -49,8 +49,9 @@ class Table:
         if type(raw) is not dict:
             raise ValueError("not a map")
         values: dict[str, Any] = {}
+        by_key = self._by_key
         for key, item in raw.items():
-            column = self._by_key.get(key)
+            column = by_key.get(key)
             if column is None:
                 # (Every message of CBOR has its type under "t", which is no field.)
                 if key != "t":
@@ -60,9 +61,10 @@ class Table:
                 values[column[0]] = column[1](item)
             except ValueError as error:
                 raise ValueError(f"{key}: {error}") from None
-        if not self._required.keys() <= values.keys():
-            missing = [key for name, key in self._required.items() if name not in values]
-            raise ValueError(f"{', '.join(missing)}: missing")
+        for name in self._required:
+            if name not in values:
+                missing = [key for name, key in self._required.items() if name not in values]
+                raise ValueError(f"{', '.join(missing)}: missing")
         return self.message_class(**values)
 
 
