@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = load_config(arguments)
     except ConfigError as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"forage agent: {error}\n")
         return USAGE_EXIT_CODE
     if arguments.print_config:
         sys.stdout.write(f"{print_config(config)}\n")
@@ -60,7 +60,9 @@ def _write_default(path: str) -> int:
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        sys.stderr.write(f"The configuration {path} cannot be written: {error.strerror}.\n")
+        sys.stderr.write(
+            f"forage agent: The configuration {path} cannot be written: {error.strerror}.\n"
+        )
         return USAGE_EXIT_CODE
     return 0
 

@@ -161,3 +161,32 @@ def test_futures_wait_for_a_broker_that_comes_back(root: str) -> None:
         assert before.result(WAIT_S) == 3
         assert during.result(WAIT_S) == 7
         client.shutdown()
+
+
+def test_a_broker_that_goes_and_comes_back_is_told_of_once_for_each_reason(
+    root: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def texts() -> list[str]:
+        return [each.getMessage() for each in caplog.records if each.name == "forage.shell.line"]
+
+    broker = EmbeddedBroker()
+    port = broker.start()
+    with Fleet(BrokerAddress(host="127.0.0.1", port=port), root=root) as fleet:
+        client = fleet.connect()
+        line = client._network._line
+        broker.stop()
+        # Three attempts that fail in the same way, at the least.
+        deadline_s = time.monotonic() + WAIT_S
+        tried: dict[int | None, None] = {}
+        while len(tried) < 5:
+            assert time.monotonic() < deadline_s
+            tried[line._reconnect_due_ms] = None
+            time.sleep(0.01)
+        with EmbeddedBroker(port=port):
+            while not texts() or not texts()[-1].endswith("is back"):
+                assert time.monotonic() < deadline_s
+                time.sleep(0.01)
+            client.shutdown(wait=False, cancel_futures=True)
+            client.shutdown()
+    assert len(texts()) == len(set(texts()))
+    assert all("trying again" in text for text in texts()[:-1])

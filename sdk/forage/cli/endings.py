@@ -177,7 +177,7 @@ def _forage_sentence(error: ForageError) -> str:
     text = _opened(_closed(str(error) or type(error).__name__))
     if isinstance(error, NoDevice) and not any(name in text for name in error.reasons):
         text += "".join(f" {name}: {_closed(why)}" for name, why in error.reasons.items())
-    if "`forage" in text or "--broker" in text:
+    if "`forage" in text or "--broker" in text or "timeout_s" in text:
         return text
     hint = next((hint for kind, hint in _HINTS.items() if isinstance(error, kind)), "")
     return f"{text} {hint}".rstrip()

@@ -83,6 +83,8 @@ class Line:
         self._connect_count = 0
         self._reconnect = mqtt.ReconnectDelay(0.5, Random(self._start))
         self._reconnect_due_ms: int | None = None
+        self._complaint = ""
+        """What is wrong with the connection, as it was last logged."""
         self._has_events = False
         """The core was told something since its last batch ended."""
         self._core_due_ms: int | None = None
@@ -194,6 +196,9 @@ class Line:
                 )
             )
         self._reconnect.reset()
+        if self._complaint:
+            self._complaint = ""
+            logger.warning("the broker %s is back", self.address)
         self._connect_count += 1
         self.handle(Connected(session=f"{self._start}-{self._connect_count}"), now)
 
@@ -204,9 +209,10 @@ class Line:
                 what = Refused(f"The broker {self.address} does not take us: {event.reason}.")
                 self.fail(what)
             else:
+                stop = "" if event.reason.endswith("?") else "."
                 self.fail(
                     NotConnected(
-                        f"There is no broker at {self.address}: {event.reason}. Start one with "
+                        f"There is no broker at {self.address}: {event.reason}{stop} Start one with "
                         "`forage broker` (or a whole fleet with `forage up`), or give the right "
                         "address to connect() or in FORAGE_BROKER."
                     )
@@ -215,12 +221,14 @@ class Line:
         self._reconnect.spread_s = self.core.reconnect_spread_ms / 1000
         wait_s = self._reconnect.next_s()
         self._reconnect_due_ms = now + round(wait_s * 1000)
-        logger.warning(
-            "connection lost broker=%s reason=%s reconnect_s=%.1f",
-            self.address,
-            event.reason,
-            wait_s,
-        )
+        if event.reason != self._complaint:
+            # Once for each reason: a broker that is away for a night is one line or two.
+            self._complaint = event.reason
+            logger.warning(
+                "no connection to the broker %s: %s; trying again for as long as it takes",
+                self.address,
+                event.reason,
+            )
 
     def fail(self, error: ForageError) -> None:
         """What prevents the first welcome; afterwards the connection heals itself."""
