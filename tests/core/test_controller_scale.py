@@ -192,9 +192,23 @@ def code_for_one_with_other_devices(others: int) -> int:
     return cost_of(desk, lambda: client.send(Code(hash=CODE, form="source", data=b"code")))
 
 
+def a_call_of_a_page_with_other_slices(others: int) -> int:
+    """One outcome where the other calls of its page are with devices too, one by one."""
+    desk = Desk().begin()
+    pi = desk.device("pi")
+    desk.device("other", slots=others)
+    client = desk.client()
+    client.submit(4_000)
+    desk.advance(50)
+    assert len(desk.core.assignments.open) >= 6 * others
+    del desk.devices["other"]
+    return cost_of(desk, lambda: pi.finish(pi.assignments[0], run_us=20_000))
+
+
 @pytest.mark.parametrize(
     "scene",
     [
+        a_call_of_a_page_with_other_slices,
         a_call_with_other_devices,
         a_call_with_idle_devices,
         a_call_with_other_queues,

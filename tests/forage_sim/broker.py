@@ -14,9 +14,10 @@ from typing import Protocol
 
 from forage_sim.clock import Clock
 from forage_sim.pipe import Pipe, segment_delay_ms
+from forage_sim.topic_index import Retained, Subscriptions
 from forage_wire.io import Publish
 
-__all__ = ["Broker", "BrokerTrace", "Conditions", "Connection", "Peer", "filter_matches"]
+__all__ = ["Broker", "BrokerTrace", "Conditions", "Connection", "Peer"]
 
 WILL_PROMPT_MS = 15
 WILL_LATE_MS = (1_000, 30_000)
@@ -24,18 +25,6 @@ KEEPALIVE_LIMIT_MS = (15_000, 30_000)
 """After which silence a broker ends a connection: 1.5 to 3 keepalives of 10 s."""
 PING_LIMIT_MS = 20_000
 """After which silence of the broker a client ends it."""
-
-
-def filter_matches(topic_filter: str, topic: str) -> bool:
-    """Whether an MQTT topic filter (with `+` and `#`) covers a topic."""
-    wanted = topic_filter.split("/")
-    levels = topic.split("/")
-    for at, level in enumerate(wanted):
-        if level == "#":
-            return True
-        if at >= len(levels) or (level != "+" and level != levels[at]):
-            return False
-    return len(wanted) == len(levels)
 
 
 @dataclass(slots=True)
@@ -218,7 +207,8 @@ class Broker:
         self.longest_queue = 0
         self._trace = trace
         self._connections: dict[str, Connection] = {}
-        self._retained: dict[str, bytes] = {}
+        self._retained = Retained()
+        self._subscriptions: Subscriptions[Connection] = Subscriptions()
         self._routes: dict[str, list[tuple[Connection, int]]] = {}
 
     # -- connections ------------------------------------------------------------------------
@@ -238,14 +228,14 @@ class Broker:
             self._take_over(old)
         connection = Connection(self, client_id, will, subscriptions, peer)
         self._connections[client_id] = connection
+        for topic_filter, qos in connection.subscriptions:
+            self._subscriptions.add(connection, topic_filter, qos)
         self._routes.clear()
         self._trace("connect", client_id, "", b"")
         self._down(connection, connection.peer.on_connected)
-        for topic, payload in list(self._retained.items()):
-            for topic_filter, _qos in connection.subscriptions:
-                if filter_matches(topic_filter, topic):
-                    self._send(connection, topic, payload, retain=True)
-                    break
+        for topic_filter, _qos in connection.subscriptions:
+            for topic, payload in self._retained.of(topic_filter):
+                self._send(connection, topic, payload, retain=True)
         return connection
 
     def connection_of(self, client_id: str) -> Connection | None:
@@ -271,6 +261,8 @@ class Broker:
         connection.uplink.clear()
         if self._connections.get(connection.client_id) is connection:
             del self._connections[connection.client_id]
+        for topic_filter, _qos in connection.subscriptions:
+            self._subscriptions.remove(connection, topic_filter)
         self._routes.clear()
         self._trace("end", connection.client_id, why, b"")
         if connection.peer_open:
@@ -304,8 +296,9 @@ class Broker:
             connection.downlink.clear()
             connection.downlink.push(connection.close_at_peer, self.delay_ms())
         self._connections.clear()
+        self._subscriptions.clear()
         self._routes.clear()
-        self._retained = dict(retained)
+        self._retained = Retained(retained)
 
         def come_up() -> None:
             self.up = True
@@ -344,7 +337,7 @@ class Broker:
 
     def retained(self) -> dict[str, bytes]:
         """The retained messages by topic."""
-        return dict(self._retained)
+        return self._retained.all()
 
     def queued(self) -> int:
         """Messages under way to subscribers."""
@@ -352,23 +345,14 @@ class Broker:
 
     def _accept(self, message: Publish) -> None:
         if message.retain:
-            if message.payload:
-                self._retained[message.topic] = message.payload
-            else:
-                self._retained.pop(message.topic, None)
+            self._retained.put(message.topic, message.payload)
         for connection, qos in self._route(message.topic):
             self._offer(connection, min(qos, message.qos), message.topic, message.payload)
 
     def _route(self, topic: str) -> list[tuple[Connection, int]]:
         route = self._routes.get(topic)
         if route is None:
-            route = []
-            for connection in self._connections.values():
-                for topic_filter, qos in connection.subscriptions:
-                    if filter_matches(topic_filter, topic):
-                        route.append((connection, qos))
-                        break
-            self._routes[topic] = route
+            route = self._routes[topic] = self._subscriptions.of(topic)
         return route
 
     def _offer(self, connection: Connection, qos: int, topic: str, payload: bytes) -> None:

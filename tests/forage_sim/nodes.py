@@ -34,7 +34,6 @@ from forage_controller.core.operations import LoadCode, LoadOutcomes, LoadPage, 
 from forage_sim.disk import Disk
 from forage_sim.faults import DeviceSpec
 from forage_sim.process import Machine, Process
-from forage_sim.workers import Workers
 from forage_sim.workload import AttachSpec, ClientSpec, QuerySpec, TaskSpec
 from forage_wire.io import Publish
 from forage_wire.messages import DeviceCapabilities
@@ -174,7 +173,7 @@ class DeviceProcess(Process):
         )
         self._node = node
         self.spec = node.spec
-        self.workers = Workers(self)
+        self.workers = self.world.make_workers(self)
 
     def begin(self) -> None:
         super().begin()

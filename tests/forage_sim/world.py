@@ -13,11 +13,12 @@ from forage_sim.clock import Clock
 from forage_sim.disk import Disk
 from forage_sim.faults import Fault, Plan, apply_fault, draw_plan
 from forage_sim.inspection import left_over
-from forage_sim.nodes import ClientNode, ControllerNode, DeviceNode, Node
+from forage_sim.nodes import ClientNode, ControllerNode, DeviceNode, DeviceProcess, Node
 from forage_sim.oracles import Oracle, all_oracles
 from forage_sim.process import Process
 from forage_sim.trace import Trace
 from forage_sim.watch import Watch
+from forage_sim.workers import Workers
 from forage_sim.workload import TaskSpec
 from forage_wire.io import Publish
 from forage_wire.topics import ParsedTopic, Topics
@@ -97,6 +98,10 @@ class World:
         self._said: dict[str, deque[Publish]] = {}
         self.oracles: list[Oracle] = [*all_oracles(self), _Memory(self)]
         self.watch.join(self.oracles)
+
+    def make_workers(self, process: DeviceProcess) -> Workers:
+        """The worker processes of a device that starts."""
+        return Workers(process)
 
     def _trace_broker(self, what: str, who: str, about: str, payload: bytes) -> None:
         self.trace.add(f"broker {what}", who, about, payload)

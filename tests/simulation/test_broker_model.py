@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from forage_sim.broker import Broker, Conditions, Connection, filter_matches
+from forage_sim.broker import Broker, Conditions, Connection
 from forage_sim.clock import Clock
+from forage_sim.topic_index import filter_matches
 from forage_wire.io import Publish
 
 

@@ -114,7 +114,7 @@ class Assignments:
             task.attempts.popleft()
         task.assigned += 1
         task.open[opened.number] = opened
-        opened.page.open[opened.number] = opened
+        opened.page.hold(opened)
         self.open[opened.number] = opened
         if not device.assignments:
             device.busy_since_ms = now_ms
@@ -289,9 +289,9 @@ class Assignments:
         found: dict[int, tuple[Open, RangeSet]] = {}
         for low, high in ranges:
             for page in task.pages_of(low, high):
-                for opened in page.open.values():
+                for opened in page.holding(low, high):
                     start, end = max(low, opened.low), min(high, opened.end)
-                    if start < end and opened.number != but:
+                    if opened.number != but:
                         row = found.setdefault(opened.number, (opened, RangeSet()))
                         row[1].update(opened.reported.missing(start, end))
         for opened, calls in found.values():
@@ -317,7 +317,7 @@ class Assignments:
             return
         device, task = opened.device, opened.task
         del task.open[opened.number]
-        del opened.page.open[opened.number]
+        opened.page.let_go(opened)
         device.assignments.pop(opened.number, None)
         device.work_us -= opened.work_us
         device.work_bytes -= opened.bytes

@@ -12,7 +12,6 @@ from forage_controller.core.reconcile import Reconciler
 from forage_controller.core.sessions import is_newer
 from forage_controller.core.settlement import Settlement
 from forage_controller.core.state import Client, Task
-from forage_wire.codec import decode_header
 from forage_wire.errors import DecodeError
 from forage_wire.limits import (
     LIST_ITEMS_MAX,
@@ -310,20 +309,17 @@ class Clients:
                         f"the client speaks protocol 1.{client.minor} and this controller "
                         f"1.{PROTOCOL_MINOR}: bring both to versions at most one minor apart",
                     )
-                task = self._ledger.on_page(client, page, now_ms)
+                taken = self._ledger.on_page(client, page, now_ms)
             except PageRefused as refused:
                 self._refuse(client, _task_of(page.header), refused, now_ms)
                 continue
-            if task is None:
+            if taken is None:
                 self._ledger.tell_released(client, _task_of(page.header))
                 continue
-            self._acknowledge_again(client, task, page.header)
+            task, known = taken
+            if known.committed:
+                self._ledger.tell_acknowledged(client, (task.id, known.first), now_ms)
             self._reconciler.page_came(task, now_ms)
-
-    def _acknowledge_again(self, client: Client, task: Task, header: bytes) -> None:
-        page = task.pages.get(decode_header(header).first)
-        if page is not None and page.committed:
-            self._ledger.tell_acknowledged(client, (task.id, page.first))
 
     def _refuse(self, client: Client, task_id: str, refused: PageRefused, now_ms: int) -> None:
         assert client.link is not None
@@ -425,9 +421,11 @@ class Clients:
 
     def tell(self, now_ms: int) -> None:
         """Send what this batch has for clients: commits, outcomes, releases."""
-        news, self._ledger.news = self._ledger.news, {}
-        for client in news:
-            self._tell_one(client)
+        if self._ledger.news_ms is not None and now_ms >= self._ledger.news_ms:
+            news, self._ledger.news = self._ledger.news, {}
+            self._ledger.news_ms = None
+            for client in news:
+                self._tell_one(client)
         self._send_outcomes()
         self._tell_settled(now_ms)
 
@@ -479,8 +477,14 @@ class Clients:
                 client.link.send(Settled(rows=part))
 
     def next_wakeup_ms(self) -> int | None:
-        """When clients are to be told of what they have not collected."""
-        return self._ledger.due[0][0] if self._ledger.due else None
+        """When clients are to be told something."""
+        settled_ms, news_ms = (
+            self._ledger.due[0][0] if self._ledger.due else None,
+            self._ledger.news_ms,
+        )
+        if settled_ms is None or news_ms is None:
+            return news_ms if settled_ms is None else settled_ms
+        return min(settled_ms, news_ms)
 
 
 def _task_of(header: bytes) -> str:

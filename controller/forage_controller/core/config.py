@@ -21,6 +21,10 @@ class Limits:
     """... and at least, where the backlog has it."""
     unmeasured_us: int = 1_000
     """What a call of a function never measured counts for, until it has run longer."""
+    acknowledge_after_ms: int = 20
+    """Commits are told this late, many in one message; a microcontroller hears at once."""
+    acknowledge_bytes: int = 256 * 1024
+    """Outcomes committed and not told to one device; more are told at once."""
     steal_after_ms: int = 20
     """A slot free this long takes unstarted work from another device."""
     first_suspicion_ms: int = 3_000

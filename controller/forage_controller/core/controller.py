@@ -256,6 +256,7 @@ class ControllerCore:
                 self._monitor.next_wakeup_ms(),
                 self.reconciler.next_wakeup_ms(),
                 self.clients.next_wakeup_ms(),
+                self.settlement.next_wakeup_ms(),
                 self._starvation.next_wakeup_ms(),
                 self.dispatcher.next_wakeup_ms(),
                 self._unheard_until_ms,
@@ -451,7 +452,7 @@ class ControllerCore:
         self.reconciler.expire(now_ms)
         self._starvation.check(now_ms)
         # Before new work: a device that keeps one outcome at a time has room for it by this.
-        for device, rows in self.settlement.take_acknowledgements():
+        for device, rows in self.settlement.take_acknowledgements(now_ms):
             self._intake.acknowledge(device, rows)
         self.dispatcher.schedule(now_ms)
         newly_busy, self.assignments.newly_busy = self.assignments.newly_busy, {}

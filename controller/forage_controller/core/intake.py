@@ -185,8 +185,8 @@ class Intake:
         page = None if task is None else task.page_of(index)
         if task is None or page is None or index in task.done:
             return
-        for opened in page.open.values():
-            if opened.device is device and opened.low <= index < opened.end:
+        for opened in page.holding(index, index + 1):
+            if opened.device is device:
                 if index not in task.progress and len(task.progress) >= _PROGRESS_MAX:
                     del task.progress[next(iter(task.progress))]
                 task.progress[index] = (message.permille, message.text)
@@ -223,6 +223,8 @@ class Intake:
             wait_ms = _FULL_MS << min(device.refusals, _FULL_DOUBLINGS)
             device.refusals += 1
             device.refusing_until_ms = now_ms + wait_ms
+            # Full of outcomes, perhaps, that are committed.
+            self._settlement.acknowledge_now(now_ms)
         self._effects.note(
             "info",
             f"device={device.name} refused assignment={message.assignment}: {message.reason}",

@@ -68,13 +68,17 @@ class Ledger:
         self.to_clients: list[tuple[Client, OutcomeSet]] = []
         """Outcomes that clients are to be sent with this batch."""
         self.news: dict[Client, None] = {}
-        """Clients with pages acknowledged or tasks released in this batch."""
+        """Clients with pages acknowledged or tasks released that they have not been told of."""
+        self.news_ms: int | None = None
+        """When they are told."""
         self.dirty: dict[str, Task] = {}
         """Tasks whose status changed."""
 
     # -- pages ------------------------------------------------------------------------------
 
-    def on_page(self, client: Client, message: PageMessage, now_ms: int) -> Task | None:
+    def on_page(
+        self, client: Client, message: PageMessage, now_ms: int
+    ) -> tuple[Task, Page] | None:
         """Take a page in (again); None where its task is released.
 
         Raises:
@@ -103,11 +107,11 @@ class Ledger:
             self._check_room(client, task, header)
             if task is None:
                 task = self._new_task(client, header, message, now_ms)
-            self._new_page(task, header, message, now_ms)
+            page = self._new_page(task, header, message, now_ms)
         assert task is not None
         if message.collected:
             self.collect(task, message.collected, now_ms)
-        return task
+        return task, page
 
     def _check_page(self, task: Task | None, header: Header, message: PageMessage) -> None:
         """A page's calls are nobody else's, and like those of its task's other pages."""
@@ -173,7 +177,7 @@ class Ledger:
         task.function, task.settle = header.function, header.settle
         self._codes.used(task.function, 1)
 
-    def _new_page(self, task: Task, header: Header, message: PageMessage, now_ms: int) -> None:
+    def _new_page(self, task: Task, header: Header, message: PageMessage, now_ms: int) -> Page:
         page = Page(
             first=header.first,
             n=header.n,
@@ -210,6 +214,7 @@ class Ledger:
             lambda at_ms: self._page_committed(task, page, waits, at_ms), urgent=waits
         )
         self.dirty[task.id] = task
+        return page
 
     def add_page(self, task: Task, page: Page) -> None:
         """Put a page (new or recovered) into its task."""
@@ -231,7 +236,7 @@ class Ledger:
         self._pages.committed(page)
         if task.id not in self.tasks:
             return
-        self.tell_acknowledged(task.client, (task.id, page.first))
+        self.tell_acknowledged(task.client, (task.id, page.first), now_ms)
         if waits:
             self.queue(task, page, now_ms)
         self.release_if_over(task, now_ms)
@@ -244,10 +249,15 @@ class Ledger:
             task.settled_due_ms = now_ms + self._limits.settled_after_ms
             self.due.append((task.settled_due_ms, task))
 
-    def tell_acknowledged(self, client: Client, row: tuple[str, int]) -> None:
-        """A page is committed: its client is told with this batch."""
+    def tell_acknowledged(self, client: Client, row: tuple[str, int], now_ms: int) -> None:
+        """A page is committed: its client is told soon."""
         client.acknowledged[row] = None
+        self._has_news(client, now_ms)
+
+    def _has_news(self, client: Client, now_ms: int) -> None:
         self.news[client] = None
+        if self.news_ms is None:
+            self.news_ms = now_ms + self._limits.acknowledge_after_ms
 
     def tell_released(self, client: Client, task: str) -> None:
         """A task is released: a client is told when that is saved.
@@ -256,9 +266,9 @@ class Ledger:
         everything is collected.
         """
 
-        def tell(_at_ms: int) -> None:
+        def tell(at_ms: int) -> None:
             client.released[task] = None
-            self.news[client] = None
+            self._has_news(client, at_ms)
 
         self._effects.after_commit(tell)
 

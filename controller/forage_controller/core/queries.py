@@ -126,8 +126,8 @@ class Queries:
         if index in task.settled:
             return "settled", "the outcome is here and not collected yet", ""
         page = task.page_of(index)
-        for opened in page.open.values() if page is not None else ():
-            if opened.low <= index < opened.end and index not in opened.reported:
+        for opened in page.holding(index, index + 1) if page is not None else ():
+            if index not in opened.reported:
                 device = opened.device.name
                 if index in task.started:
                     return "running", f"running on {device}", device

@@ -157,7 +157,7 @@ class Reconciler:
             device.link.send(CancelAssigned(assignment=number, ranges=((low, high),), force=force))
 
     def _open_elsewhere(self, page: Page, low: int, high: int) -> bool:
-        return any(opened.low < high and low < opened.end for opened in page.open.values())
+        return bool(page.holding(low, high))
 
     def _adopt(self, device: Device, task: Task, page: Page, row: Row, now_ms: int) -> None:
         number, _task, low, high, _state = row

@@ -46,6 +46,10 @@ class Settlement:
         self._assignments = assignments
         self._ledger = ledger
         self._acknowledge: dict[str, tuple[Device, dict[int, RangeSet]]] = {}
+        self._acknowledge_ms: int | None = None
+        """When that is told."""
+        self._acknowledge_bytes: dict[str, int] = {}
+        """Of outcomes in `_acknowledge`, by device."""
         self._left: dict[str, Device] = {}
         """Devices that keep outcomes for which there was no room."""
 
@@ -134,6 +138,7 @@ class Settlement:
         """A device is not known any more."""
         self._left.pop(device.name, None)
         self._acknowledge.pop(device.name, None)
+        self._acknowledge_bytes.pop(device.name, None)
 
     def _again(self, task: Task, opened: Open, outcomes: OutcomeSet, now_ms: int) -> list[Pending]:
         """Move the counters of calls that did not end, and say what is to run again.
@@ -262,22 +267,41 @@ class Settlement:
         self._ledger.tell_settled(task, now_ms)
 
     def _acknowledge_once_committed(self, device: Device, outcomes: OutcomeSet) -> None:
-        assignment, ranges = outcomes.assignment, outcomes.ranges
+        assignment, ranges, size = outcomes.assignment, outcomes.ranges, len(outcomes.data)
         device.uncommitted += 1
+        capabilities = device.capabilities
+        is_mcu = capabilities is not None and capabilities.profile == "mcu"
 
-        def acknowledge(_now_ms: int) -> None:
+        def acknowledge(now_ms: int) -> None:
             device.uncommitted -= 1
             rows = self._acknowledge.setdefault(device.name, (device, {}))[1]
             rows.setdefault(assignment, RangeSet()).update(ranges)
+            held = self._acknowledge_bytes.get(device.name, 0) + size
+            self._acknowledge_bytes[device.name] = held
+            if self._acknowledge_ms is None:
+                self._acknowledge_ms = now_ms + self._limits.acknowledge_after_ms
+            if is_mcu or held > self._limits.acknowledge_bytes:
+                self._acknowledge_ms = now_ms
             # A microcontroller has room for the next call only now.
             self._assignments.touched[device.name] = device
 
-        capabilities = device.capabilities
-        is_mcu = capabilities is not None and capabilities.profile == "mcu"
         self._effects.after_commit(acknowledge, urgent=is_mcu)
 
-    def take_acknowledgements(self) -> list[tuple[Device, list[tuple[int, Ranges]]]]:
-        """What devices are to be told is committed, cut to what a message may hold."""
+    def acknowledge_now(self, now_ms: int) -> None:
+        """A device has no room: it may be waiting for what is to be told."""
+        if self._acknowledge:
+            self._acknowledge_ms = now_ms
+
+    def next_wakeup_ms(self) -> int | None:
+        """When devices are to be told what is committed."""
+        return self._acknowledge_ms
+
+    def take_acknowledgements(self, now_ms: int) -> list[tuple[Device, list[tuple[int, Ranges]]]]:
+        """What devices are to be told now is committed, cut to what a message may hold."""
+        if self._acknowledge_ms is None or now_ms < self._acknowledge_ms:
+            return []
+        self._acknowledge_ms = None
+        self._acknowledge_bytes = {}
         found: list[tuple[Device, list[tuple[int, Ranges]]]] = []
         for device, rows in self._acknowledge.values():
             cut: list[tuple[int, Ranges]] = []

@@ -114,6 +114,11 @@ class Client:
     told_minor: bool = False
 
 
+def _blocks(low: int, high: int) -> range:
+    """The numbers of the blocks of eight calls that [low, high) touches."""
+    return range(low >> 3, ((high - 1) >> 3) + 1)
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class Page:
     """Calls of a task as submitted; their bytes may be in memory or only in the store."""
@@ -136,7 +141,35 @@ class Page:
     pending: dict[Any, None] = field(default_factory=dict)
     """What waits of it (`Pending`)."""
     open: dict[int, "Open"] = field(default_factory=dict)
-    """What is assigned of it."""
+    """What is assigned of it ..."""
+    near: dict[int, dict[int, "Open"]] = field(default_factory=dict)
+    """... and the same by blocks of calls: of thousands of slices, few hold a certain call."""
+
+    def hold(self, opened: "Open") -> None:
+        """Calls of it are assigned."""
+        self.open[opened.number] = opened
+        for block in _blocks(opened.low, opened.high):
+            self.near.setdefault(block, {})[opened.number] = opened
+
+    def let_go(self, opened: "Open") -> None:
+        """An assignment of it is over."""
+        del self.open[opened.number]
+        for block in _blocks(opened.low, opened.high):
+            found = self.near[block]
+            del found[opened.number]
+            if not found:
+                del self.near[block]
+
+    def holding(self, low: int, high: int) -> "list[Open]":
+        """The assignments that hold any of [low, high)."""
+        blocks = _blocks(low, high)
+        if len(blocks) > len(self.open):
+            near = self.open
+        else:
+            near = {}
+            for block in blocks:
+                near.update(self.near.get(block, ()))
+        return [opened for opened in near.values() if opened.low < high and low < opened.end]
 
     def items(self) -> list[object] | None:
         """The calls one by one; None where they must be loaded. DecodeError: they are none."""
