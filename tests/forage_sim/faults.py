@@ -102,7 +102,7 @@ CONDITION_KINDS = (
     "slow-process",
     "worker-death",
 )
-EVENT_KINDS = ("broker-restart", "broker-rollback", "disk-full", "forged-stale")
+EVENT_KINDS = ("broker-restart", "broker-rollback", "disk-full", "forged-stale", "stale-will")
 KINDS = PROCESS_KINDS + CONDITION_KINDS + EVENT_KINDS
 
 
@@ -179,10 +179,23 @@ def apply_fault(world: "World", fault: Fault) -> None:
     elif fault.kind == "disk-full":
         world.trace.add(f"fault {fault.kind}")
         world.disk.fail()
+    elif fault.kind == "stale-will":
+        _publish_stale_will(world, fault)
     elif fault.kind == "forged-stale":
         _replay_stale(world, fault)
     else:
         _apply_to_process(world, fault)
+
+
+def _publish_stale_will(world: "World", fault: Fault) -> None:
+    """A broker finds out now that the connection before this one had ended."""
+    process = world.nodes[fault.target].process
+    if process is None or not process.alive or process.connects < 2:
+        return
+    will = process.will(f"{process.start_part}-{process.connects - 1}")
+    if will is not None:
+        world.trace.add(f"fault {fault.kind}", fault.target)
+        world.broker.publish(will)
 
 
 def _roll_back(world: "World", saved: dict[str, bytes]) -> None:

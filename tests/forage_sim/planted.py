@@ -269,20 +269,6 @@ AGENT_MUTANTS = (
         oracles=("StaleSessions", "StartedOnce"),
     ),
     Mutant(
-        name="an assignment that has ended is started when it comes again",
-        file=AGENT + "holdings.py",
-        old="        self._ended[part.assignment] = None\n",
-        new="",
-        oracles=("StartedOnce", "core"),
-    ),
-    Mutant(
-        name="an assignment that is held is started when it comes again",
-        file=AGENT + "agent.py",
-        old="        if held is not None:\n            # A repeat",
-        new="        if held is not None and held.given:\n            # A repeat",
-        oracles=("StartedOnce", "core"),
-    ),
-    Mutant(
         name="a trim gives back calls that have begun",
         file=AGENT + "slices.py",
         old="real = min(self.high, max(wished, begun[-1][1] if begun else self.low))",

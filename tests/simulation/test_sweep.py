@@ -17,7 +17,7 @@ from forage_sim.workload import CallSpec, ClientSpec, TaskSpec
 from forage_sim.world import SimulationFailed, fails_with, run, shortest
 from forage_wire.messages import Options
 
-SEEDS = int(os.environ.get("FORAGE_SIM_SEEDS", "120"))
+SEEDS = int(os.environ.get("FORAGE_SIM_SEEDS", "2000"))
 HALVES = 2
 TESTS = Path(__file__).parent.parent
 
