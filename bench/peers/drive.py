@@ -12,7 +12,7 @@ from measures import MEASURES, Sizes, warm_up, within
 
 __all__ = ["main"]
 
-START_S = 120.0
+START_S = 60.0
 CLOSE_S = 30.0
 QUICK = Sizes(one_by_one=200, batch=200, latency=200, of_1_ms=200, queued=200, kills=1)
 

@@ -23,6 +23,8 @@ ENOUGH_S = 20.0
 """No further round of a bulk once so much time has gone into it."""
 LOST_S = 30.0
 """A call without an outcome for so long counts as lost."""
+AFTERWARDS_S = 10.0
+"""For the next call after a kill, before the peer counts as broken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +218,7 @@ def kill(peer: Peer, sizes: Sizes) -> dict[str, Any]:
     for number in range(sizes.kills):
         each.append(_kill_one(peer, peer.folder / f"runs-{number}"))
         try:
-            _check([peer.outcome(peer.submit(add_one, number), LOST_S)], [number + 1])
+            _check([peer.outcome(peer.submit(add_one, number), AFTERWARDS_S)], [number + 1])
         except Exception as error:
             print(f"after the kill: {error!r}", file=sys.stderr)
             answers = False
@@ -234,7 +236,7 @@ def kill(peer: Peer, sizes: Sizes) -> dict[str, Any]:
 MEASURES: dict[str, tuple[Callable[[Peer, Sizes], dict[str, Any]], float]] = {
     "idle_memory": (idle_memory, 30),
     # Before the loads: memory that they leave to the allocator would hide the growth.
-    "queued_memory": (queued_memory, 200),
+    "queued_memory": (queued_memory, 240),
     "latency": (latency, 60),
     "one_by_one": (one_by_one, 120),
     "batch": (batch, 200),

@@ -152,6 +152,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if not sys.platform.startswith("linux"):
         parser.error("this reads /proc, so it needs Linux")
+    # Ended from outside: the peer that runs is ended all the same.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     RESULTS.mkdir(exist_ok=True)
     began = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")

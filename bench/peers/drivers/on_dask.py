@@ -21,7 +21,14 @@ class Dask(Peer):
     def start(self) -> str:
         dask.config.set(
             {
+                # Quicker here: nothing that looks on, and workers that are told of all calls at once.
                 "distributed.diagnostics.nvml": False,
+                "distributed.worker.profile.enabled": False,
+                "distributed.admin.tick.interval": "500ms",
+                "distributed.admin.system-monitor.interval": "5s",
+                "distributed.scheduler.active-memory-manager.start": False,
+                "distributed.scheduler.work-stealing": False,
+                "distributed.scheduler.worker-saturation": "inf",
                 "temporary-directory": str(self.folder),
                 "logging.distributed": "error",
             }

@@ -1,5 +1,6 @@
 """dispy: a JobCluster here and one dispynode with two CPUs."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -8,36 +9,50 @@ from typing import Any
 
 import dispy
 from peer import Function, Peer, in_parts
-from processes import descendants, end, free_port
+from processes import descendants, end, free_port, wait_until
 
 __all__ = ["Dispy"]
 
 
-def compute(name: str, values: list[Any]) -> list[Any]:
-    """Its source goes to the node, which imports the calls themselves from its path."""
+def compute(name: str, values: list) -> list:
+    """The call, on the node: this source alone goes there, so it names nothing of this module."""
     import calls
 
     function = getattr(calls, name)
     return [function(value) for value in values]
 
 
+def _accepts(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _free_pair() -> int:
+    """A port for the client; the node takes the next one."""
+    for _ in range(100):
+        port = free_port()
+        if port < 65_535 and not _accepts(port + 1):
+            return port
+    raise OSError("no two free ports one after the other")
+
+
 class Dispy(Peer):
     name = "dispy"
-    batch_ways = ("jobs of 100 calls", "jobs of 1000 calls")
+    batch_ways = ("jobs of 100 calls", "jobs of 500 calls")
 
     def start(self) -> str:
-        port = free_port()
+        port = _free_pair()
         script = Path(sys.executable).with_name("dispynode.py")
         command = [sys.executable, str(script), "--daemon", "--clean", "--cpus", "2"]
         command += ["--host", "127.0.0.1", "--dispy_port", str(port)]
         command += ["--dest_path_prefix", str(self.folder / "node")]
         self.node = subprocess.Popen(command, stdout=sys.stderr, stdin=subprocess.DEVNULL)
+        wait_until(lambda: _accepts(port + 1), 30, "the node listens")
         self.cluster = dispy.JobCluster(
             compute,
             nodes=["127.0.0.1"],
             host="127.0.0.1",
             dispy_port=port,
-            dest_path=str(self.folder.name),
             loglevel=dispy.logger.ERROR,
             reentrant=True,
         )
