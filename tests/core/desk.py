@@ -4,7 +4,7 @@ Real links and real bytes; the broker between is a list, the store commits when 
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cbor2
@@ -307,10 +307,13 @@ class Desk:
         detect_ms: int | None = None,
         start: str = START,
         limits: Limits | None = None,
+        acknowledge_after_ms: int = 0,
     ) -> None:
         self.now_ms = 1_000
         self.start = start
-        config = CoreConfig(detect_ms=detect_ms, limits=limits or Limits())
+        # At once unless a test is about that, for most of them let no time pass.
+        limits = replace(limits or Limits(), acknowledge_after_ms=acknowledge_after_ms)
+        config = CoreConfig(detect_ms=detect_ms, limits=limits)
         self.core = ControllerCore(config, recovered or RecoveredState(), start)
         self.commits = True
         self.uncommitted: list[Save] = []

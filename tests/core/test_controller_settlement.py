@@ -7,11 +7,14 @@ from forage_controller.core.config import Limits
 from forage_controller.core.operations import SaveCounters, SaveOutcomes
 from forage_wire.messages import (
     Acknowledge,
+    Acknowledged,
+    AssignmentRefused,
     Cancel,
     CancelAssigned,
     Outcomes,
     OutcomeSet,
     Report,
+    Submit,
     Trimmed,
 )
 
@@ -330,3 +333,40 @@ def test_an_outcome_made_here_is_urgent() -> None:
     desk.commits = False
     desk.advance(200)
     assert any(save.urgent for save in desk.uncommitted)
+
+
+def test_commits_are_told_many_in_one_message() -> None:
+    desk = Desk(acknowledge_after_ms=20).begin()
+    pi = desk.device("pi1")
+    client = desk.client()
+    for _ in range(3):
+        client.submit(1)
+        pi.finish(pi.assignments.pop())
+        desk.advance(5)
+    assert not pi.of(Acknowledge)
+    assert not client.of(Acknowledged)
+    desk.advance(20)
+    (to_device,) = pi.of(Acknowledge)
+    (to_client,) = client.of(Acknowledged)
+    assert len(to_device.rows) == len(to_client.rows) == 3
+    desk.advance(1_000)
+    assert len(pi.of(Acknowledge)) == len(client.of(Acknowledged)) == 1
+
+
+def test_who_has_little_room_is_told_of_a_commit_at_once() -> None:
+    desk = Desk(acknowledge_after_ms=20).begin()
+    board = desk.device("board", more={"profile": "mcu", "functions": {"lab.blink": "1"}})
+    pi = desk.device("pi1")
+    client = desk.client()
+    client.submit(2, devices=("pi1",))
+    page = client.page(1, form="named", function=("lab.blink", ""), devices=("board",))
+    client.send(Submit(pages=(page,)))
+    desk.run()
+    board.finish(board.assignments.pop())
+    assert board.of(Acknowledge)
+    first, second = pi.assignments
+    pi.finish(first)
+    assert not pi.of(Acknowledge)
+    pi.send(AssignmentRefused(assignment=second.assignment, reason="full"))
+    desk.run()
+    assert pi.of(Acknowledge)
