@@ -1,7 +1,13 @@
-"""Tables for people: a row for each run of a peer, and each peer's figures in units of forage's."""
+"""Tables for people: a row for each run of a peer, and each peer's figures in units of forage's.
 
+python bench/peers/table.py FILE prints those of an earlier run.
+"""
+
+import json
 import statistics
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 __all__ = ["tables"]
@@ -120,3 +126,9 @@ def tables(records: Sequence[Record]) -> str:
     runs = _runs(records)
     parts = [_figures(runs), _ratios(runs), _remarks(runs)]
     return "\n\n".join(part for part in parts if part)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: table.py FILE (a file of JSON lines below bench/results)")
+    print(tables([json.loads(line) for line in Path(sys.argv[1]).read_text().splitlines()]))
