@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from drivers import DRIVERS, load
-from measures import MEASURES, Sizes, warm_up, within
+from measures import MEASURES, Sizes, StepTimeout, warm_up, within
 
 __all__ = ["main"]
 
@@ -35,7 +35,7 @@ def main() -> int:
         with within(START_S, "the start"):
             versions = peer.start()
             warm_up(peer)
-    except Exception as error:
+    except (Exception, StepTimeout) as error:
         traceback.print_exc()
         tell("start", {"failed": f"{type(error).__name__}: {error}"})
         return 1
@@ -44,6 +44,11 @@ def main() -> int:
         try:
             with within(limit_s, name):
                 tell(name, measure(peer, sizes))
+        except StepTimeout as error:
+            # Its calls are still queued, and would be part of every figure that follows.
+            traceback.print_exc()
+            tell(name, {"failed": f"{error}; no figures after it"})
+            return 1
         except Exception as error:
             traceback.print_exc()
             tell(name, {"failed": f"{type(error).__name__}: {error}"})
