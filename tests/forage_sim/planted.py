@@ -77,21 +77,24 @@ CONTROLLER_MUTANTS = (
     Mutant(
         name="the epoch is used before it is saved",
         file=CONTROLLER + "controller.py",
-        old="self.effects.after_commit(self._epoch_committed)",
+        old="self.effects.after_commit(self._epoch_committed, urgent=True)",
         new="self._epoch_committed(0)",
         oracles=("CommitFirst",),
     ),
     Mutant(
         name="a page is acknowledged before it is saved",
         file=CONTROLLER + "ledger.py",
-        old="self._effects.after_commit(lambda at_ms: self._page_committed(task, page, waits, at_ms))",
-        new="self._page_committed(task, page, waits, now_ms)",
+        old="""        self._effects.after_commit(
+            lambda at_ms: self._page_committed(task, page, waits, at_ms), urgent=waits
+        )
+""",
+        new="        self._page_committed(task, page, waits, now_ms)\n",
         oracles=("CommitFirst",),
     ),
     Mutant(
         name="an outcome is acknowledged before it is saved",
         file=CONTROLLER + "settlement.py",
-        old="self._effects.after_commit(acknowledge)",
+        old="self._effects.after_commit(acknowledge, urgent=is_mcu)",
         new="acknowledge(0)",
         oracles=("CommitFirst",),
     ),
@@ -99,7 +102,7 @@ CONTROLLER_MUTANTS = (
         name="an outcome made by the controller is told before it is saved",
         file=CONTROLLER + "settlement.py",
         old="""        self._effects.after_commit(
-            lambda at_ms: self._committed(task, made.ranges, made, made, at_ms)
+            lambda at_ms: self._committed(task, made.ranges, made, made, at_ms), urgent=True
         )""",
         new="        self._committed(task, made.ranges, made, made, now_ms)",
         oracles=("CommitFirst",),

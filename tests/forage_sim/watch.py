@@ -14,7 +14,7 @@ from forage_sim.oracles.base import Oracle
 from forage_sim.trace import message_type
 from forage_wire.codec import decode, decode_header
 from forage_wire.errors import DecodeError
-from forage_wire.io import Publish
+from forage_wire.io import Connected, Disconnected, MessageReceived, Publish
 from forage_wire.limits import UNFINISHED_PART_BYTES_MAX
 from forage_wire.link import link_number
 from forage_wire.messages import Assign, Header, Linked, Part
@@ -29,6 +29,7 @@ __all__ = ["GivenOut", "Run", "Watch"]
 
 SPOKEN_BY_CONTROLLERS = ("inbox", "to")
 SPOKEN_BY_DEVICES = ("task", "outbox")
+OF_CONNECTIONS = frozenset((Connected, Disconnected, MessageReceived))
 UNREAD = ("seen", "code", "answer", "need")
 """Of what a controller says, these bind it to nothing."""
 
@@ -109,7 +110,9 @@ class Watch:
     # -- what happens -----------------------------------------------------------------------
 
     def event(self, process: "Process", event: Any) -> None:
-        """A process is about to hand an event to its core."""
+        """A process is about to hand an event to its core: of its connection, others are unseen."""
+        if type(event) not in OF_CONNECTIONS:
+            return
         for listener in self._event:
             listener(process, event)
 

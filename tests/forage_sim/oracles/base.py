@@ -46,7 +46,7 @@ class Oracle:
         """A client's core gives a call's outcome to its caller."""
 
     def event(self, process: "Process", event: Any) -> None:
-        """A process hands an event to its core."""
+        """A process hands an event of its connection to its core."""
 
     def saved(self, before: "StoredState", operation: Operation) -> None:
         """A controller hands an operation to its disk, of which this is the state before it."""
