@@ -93,6 +93,7 @@ def idle_memory(peer: Peer, _sizes: Sizes) -> dict[str, Any]:
 
 def queued_memory(peer: Peer, sizes: Sizes) -> dict[str, Any]:
     """Growth of the client for each call that waits while both workers are held."""
+    count = min(sizes.queued, peer.queued_max)
     folder = peer.folder / "held"
     folder.mkdir()
     markers = [folder / f"call-{number}" for number in range(2)]
@@ -103,18 +104,18 @@ def queued_memory(peer: Peer, sizes: Sizes) -> dict[str, Any]:
     gc.collect()
     before, _ = memory_bytes([os.getpid()])
     start_s = time.perf_counter()
-    futures = [peer.submit(add_one, value) for value in range(sizes.queued)]
+    futures = [peer.submit(add_one, value) for value in range(count)]
     submitted_s = time.perf_counter() - start_s
     time.sleep(2)
     gc.collect()
     after, _ = memory_bytes([os.getpid()])
     (folder / "release").touch()
     _check(peer.gather(held), [str(marker) for marker in markers])
-    _check(peer.gather(futures), range(1, sizes.queued + 1))
+    _check(peer.gather(futures), range(1, count + 1))
     return {
-        "calls": sizes.queued,
-        "bytes_per_call": (after - before) / sizes.queued,
-        "submitted_per_s": sizes.queued / submitted_s,
+        "calls": count,
+        "bytes_per_call": (after - before) / count,
+        "submitted_per_s": count / submitted_s,
     }
 
 
@@ -238,7 +239,7 @@ MEASURES: dict[str, tuple[Callable[[Peer, Sizes], dict[str, Any]], float]] = {
     # Before the loads: memory that they leave to the allocator would hide the growth.
     "queued_memory": (queued_memory, 240),
     "latency": (latency, 60),
-    "one_by_one": (one_by_one, 120),
+    "one_by_one": (one_by_one, 180),
     "batch": (batch, 200),
     "efficiency": (efficiency, 60),
     # Last: not every peer works afterwards.

@@ -19,6 +19,8 @@ class Peer(ABC):
     name: ClassVar[str]
     batch_ways: ClassVar[tuple[str, ...]]
     """The peer's ways to run many calls in bulk; each is measured and the best one counts."""
+    queued_max: ClassVar[int] = 20_000
+    """Fewer queued calls where so many would take minutes."""
 
     def __init__(self, folder: Path) -> None:
         """`folder`: empty, for the files of this run."""
