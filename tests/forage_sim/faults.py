@@ -188,14 +188,15 @@ def apply_fault(world: "World", fault: Fault) -> None:
 
 
 def _publish_stale_will(world: "World", fault: Fault) -> None:
-    """A broker finds out now that the connection before this one had ended."""
+    """A connection ends, and its will comes when the next one is long there."""
     process = world.nodes[fault.target].process
-    if process is None or not process.alive or process.connects < 2:
+    connection = None if process is None else process.connection
+    if connection is None or connection.will is None:
         return
-    will = process.will(f"{process.start_part}-{process.connects - 1}")
-    if will is not None:
-        world.trace.add(f"fault {fault.kind}", fault.target)
-        world.broker.publish(will)
+    will = connection.will
+    world.trace.add(f"fault {fault.kind}", fault.target)
+    world.broker.end(connection, "reset", will=False)
+    world.clock.after(fault.duration_ms, lambda: world.broker.publish(will))
 
 
 def _roll_back(world: "World", saved: dict[str, bytes]) -> None:

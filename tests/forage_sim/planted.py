@@ -227,13 +227,6 @@ CONTROLLER_MUTANTS = (
         oracles=("EveryCallEnds", "AcknowledgedSettled"),
     ),
     Mutant(
-        name="a client is sent more than it takes before its hello was read",
-        file=CONTROLLER + "clients.py",
-        old="client.packet_bytes_max or PACKET_BYTES_MIN",
-        new="client.packet_bytes_max or PACKET_BYTES_MAX",
-        oracles=("EveryCallEnds", "AcknowledgedSettled"),
-    ),
-    Mutant(
         name="what another collects while a client's connection is broken is lost to it",
         file=CONTROLLER + "clients.py",
         old="gone_ms is not None and gone_ms + self._limits.gone_ms <= now_ms",
@@ -276,7 +269,7 @@ AGENT_MUTANTS = (
         file=AGENT + "slices.py",
         old="real = min(self.high, max(wished, begun[-1][1] if begun else self.low))",
         new="real = min(self.high, max(wished, self.low))",
-        oracles=("AtMostOnce", "ClosedNeverSettles", "core"),
+        oracles=("StartedOnce", "AtMostOnce", "ClosedNeverSettles", "core"),
     ),
     Mutant(
         name="an outcome is forgotten before it is acknowledged",

@@ -88,8 +88,7 @@ class Process(ABC):
         self.session = ""
         self.doomed_after: int | None = None
         """Dies after this many more commands."""
-        self.connects = 0
-        """Times that it has dialled: the counter of its session."""
+        self._connects = 0
         self._failed_connects = 0
         self._connection: Connection | None = None
         self._inbox: list[Any] = []
@@ -196,8 +195,8 @@ class Process(ABC):
         if self.frozen:
             self._dial_after(1_000)
             return
-        self.connects += 1
-        session = f"{self.start_part}-{self.connects}"
+        self._connects += 1
+        session = f"{self.start_part}-{self._connects}"
         connection = None
         if self.machine.reachable:
             connection = self.world.broker.connect(
