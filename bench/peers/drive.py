@@ -18,6 +18,12 @@ CLOSE_S = 30.0
 QUICK = Sizes(one_by_one=200, batch=200, latency=200, of_1_ms=200, queued=200, kills=1)
 
 
+def _said(error: BaseException) -> str:
+    """In one line; a peer's error may hold a whole traceback, which ends with what matters."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1].strip() if lines else 'no reason given'}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("peer", choices=list(DRIVERS))
@@ -38,7 +44,7 @@ def main() -> int:
             warm_up(peer)
     except (Exception, StepTimeout) as error:
         traceback.print_exc()
-        tell("start", {"failed": f"{type(error).__name__}: {error}"})
+        tell("start", {"failed": _said(error)})
         return 1
     tell("start", {"versions": versions})
     for name, (measure, limit_s) in MEASURES.items():
@@ -52,14 +58,14 @@ def main() -> int:
             return 1
         except Exception as error:
             traceback.print_exc()
-            tell(name, {"failed": f"{type(error).__name__}: {error}"})
+            tell(name, {"failed": _said(error)})
     try:
         with within(CLOSE_S, "the end"):
             peer.close()
     except (Exception, StepTimeout) as error:
         # The figures stand; what it has left is ended by the runner.
         traceback.print_exc()
-        tell("end", {"failed": f"{type(error).__name__}: {error}"})
+        tell("end", {"failed": _said(error)})
     return 0
 
 
