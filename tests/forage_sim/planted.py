@@ -32,6 +32,7 @@ CONTROLLER_MUTANTS = (
         old='if presence.session == device.session and device.verdict != "dead":',
         new='if device.verdict != "dead":',
         oracles=("FairVerdicts",),
+        quick=True,
     ),
     Mutant(
         name="a message of an earlier session is taken for the present one's",
@@ -39,6 +40,7 @@ CONTROLLER_MUTANTS = (
         old="if not device.session or is_newer(session, device.session):",
         new="if not device.session or start_of(session) == start_of(device.session):",
         oracles=("StaleSessions",),
+        quick=True,
     ),
     Mutant(
         name="a connection that was over long ago takes a device's name",
@@ -59,6 +61,7 @@ CONTROLLER_MUTANTS = (
         if True:
             self._heard(device, now_ms)""",
         oracles=("FairVerdicts",),
+        quick=True,
     ),
     Mutant(
         name="silence counts while the controller was not there to hear",
@@ -66,6 +69,7 @@ CONTROLLER_MUTANTS = (
         old="since_ms = max(device.heard_ms, self._listening_since_ms, device.busy_since_ms)",
         new="since_ms = max(device.heard_ms, device.busy_since_ms)",
         oracles=("FairVerdicts",),
+        quick=True,
     ),
     Mutant(
         name="a device is dead after half of its detection time",
@@ -73,6 +77,7 @@ CONTROLLER_MUTANTS = (
         old="            return self.detect_ms(device)\n        return self._config",
         new="            return self.detect_ms(device) // 2\n        return self._config",
         oracles=("FairVerdicts",),
+        quick=True,
     ),
     Mutant(
         name="the epoch is used before it is saved",
@@ -80,6 +85,7 @@ CONTROLLER_MUTANTS = (
         old="self.effects.after_commit(self._epoch_committed, urgent=True)",
         new="self._epoch_committed(0)",
         oracles=("CommitFirst",),
+        quick=True,
     ),
     Mutant(
         name="a page is acknowledged before it is saved",
@@ -90,6 +96,7 @@ CONTROLLER_MUTANTS = (
 """,
         new="        self._page_committed(task, page, waits, now_ms)\n",
         oracles=("CommitFirst",),
+        quick=True,
     ),
     Mutant(
         name="an outcome is acknowledged before it is saved",
@@ -97,6 +104,7 @@ CONTROLLER_MUTANTS = (
         old="self._effects.after_commit(acknowledge, urgent=is_mcu)",
         new="acknowledge(0)",
         oracles=("CommitFirst",),
+        quick=True,
     ),
     Mutant(
         name="an outcome made by the controller is told before it is saved",
@@ -106,6 +114,7 @@ CONTROLLER_MUTANTS = (
         )""",
         new="        self._committed(task, made.ranges, made, made, now_ms)",
         oracles=("CommitFirst",),
+        quick=True,
     ),
     Mutant(
         name="an assignment of an at_most_once task leaves before it is saved",
@@ -113,6 +122,7 @@ CONTROLLER_MUTANTS = (
         old='if header.options.at_most_once or header.settle == "controller":',
         new='if header.settle == "controller":',
         oracles=("CommitFirst",),
+        quick=True,
     ),
     Mutant(
         name="an assignment of a task that the controller settles leaves before it is saved",
@@ -120,6 +130,7 @@ CONTROLLER_MUTANTS = (
         old='if header.options.at_most_once or header.settle == "controller":',
         new="if header.options.at_most_once:",
         oracles=("CommitFirst",),
+        quick=True,
     ),
     Mutant(
         name="a release is told before it is saved",
@@ -127,6 +138,7 @@ CONTROLLER_MUTANTS = (
         old="        self._effects.after_commit(tell)",
         new="        tell(0)",
         oracles=("CommitFirst",),
+        quick=True,
     ),
     Mutant(
         name="a release is not saved",
@@ -134,6 +146,7 @@ CONTROLLER_MUTANTS = (
         old="        self._effects.save(SaveReleased(task=task.id))",
         new="        pass",
         oracles=("CommitFirst", "NothingLeft"),
+        quick=True,
     ),
     Mutant(
         name="a task is released when all is settled, and not yet collected",
@@ -141,6 +154,7 @@ CONTROLLER_MUTANTS = (
         old="self.collected.covers(0, self.total)",
         new="self.done.covers(0, self.total)",
         oracles=("OneRightOutcome",),
+        quick=True,
     ),
     Mutant(
         name="an outcome of a closed assignment settles a call that only open ones may",
@@ -155,6 +169,7 @@ CONTROLLER_MUTANTS = (
         old="        task.counters[index] = counters\n",
         new="",
         oracles=("OneRightOutcome", "EveryCallEnds", "AcknowledgedSettled"),
+        quick=True,
     ),
     Mutant(
         name="an at_most_once call of a lost device is run again",
@@ -162,6 +177,7 @@ CONTROLLER_MUTANTS = (
         old="if opened.page.header.options.at_most_once and opened.sent:",
         new="if False:",
         oracles=("AtMostOnce",),
+        quick=True,
     ),
     Mutant(
         name="the work of a lost device is not done by another",
@@ -169,6 +185,7 @@ CONTROLLER_MUTANTS = (
         old="for pending in reversed(waiting):",
         new="for pending in reversed(waiting[1:]):",
         oracles=("EveryCallEnds", "AcknowledgedSettled"),
+        quick=True,
     ),
     Mutant(
         name="after a restart an assignment of before may be given to another device",
@@ -183,6 +200,7 @@ CONTROLLER_MUTANTS = (
         old="return number is not None and number <= received",
         new="return True",
         oracles=("AtMostOnce", "ClosedNeverSettles", "EveryCallEnds", "AcknowledgedSettled"),
+        quick=True,
     ),
     Mutant(
         name="a client is never told what is settled",
@@ -190,6 +208,7 @@ CONTROLLER_MUTANTS = (
         old="client.link.send(Settled(rows=part))\n\n    def next",
         new="pass\n\n    def next",
         oracles=("EveryCallEnds", "AcknowledgedSettled"),
+        quick=True,
     ),
     Mutant(
         name="a client that is said to be gone is not asked",
@@ -204,6 +223,7 @@ CONTROLLER_MUTANTS = (
         old="            self.collect(task, message.collected, now_ms)\n",
         new="            pass\n",
         oracles=("CommitFirst", "EveryCallEnds", "AcknowledgedSettled", "NothingLeft"),
+        quick=True,
     ),
     Mutant(
         name="outcomes of clients that are gone are not kept",
@@ -211,6 +231,7 @@ CONTROLLER_MUTANTS = (
         old="        if new and not self._has_room(device):\n            return True\n",
         new="        if new and (task.client.gone_ms is not None or not self._has_room(device)):\n            return True\n",
         oracles=("AcknowledgedSettled", "EveryCallEnds"),
+        quick=True,
     ),
     Mutant(
         name="a device's links are not counted, so that messages of one are taken for another's",
@@ -218,6 +239,7 @@ CONTROLLER_MUTANTS = (
         old="        device.link_number += 1\n",
         new="",
         oracles=("EveryCallEnds", "NothingLeft", "AcknowledgedSettled", "AtMostOnce", "core"),
+        quick=True,
     ),
     Mutant(
         name="a link of a client that was let go is opened again under its number",
@@ -246,6 +268,7 @@ CONTROLLER_MUTANTS = (
         old="                self._codes.owe(device, code_hash, users.get(code_hash))",
         new="                pass",
         oracles=("EveryCallEnds", "AcknowledgedSettled"),
+        quick=True,
     ),
 )
 
@@ -256,6 +279,7 @@ AGENT_MUTANTS = (
         old="            if number == self.link.number:\n",
         new="            if number >= self.link.number:\n",
         oracles=("EveryCallEnds", "NothingLeft", "AcknowledgedSettled"),
+        quick=True,
     ),
     Mutant(
         name="a device obeys what was said to its earlier session",
@@ -263,6 +287,7 @@ AGENT_MUTANTS = (
         old="if not self.session or message.session != self.session or not message.controller:",
         new="if not self.session or not message.controller:",
         oracles=("StaleSessions", "StartedOnce"),
+        quick=True,
     ),
     Mutant(
         name="a trim gives back calls that have begun",
@@ -270,6 +295,7 @@ AGENT_MUTANTS = (
         old="real = min(self.high, max(wished, begun[-1][1] if begun else self.low))",
         new="real = min(self.high, max(wished, self.low))",
         oracles=("StartedOnce", "AtMostOnce", "ClosedNeverSettles", "core"),
+        quick=True,
     ),
     Mutant(
         name="an outcome is forgotten before it is acknowledged",
@@ -277,13 +303,15 @@ AGENT_MUTANTS = (
         old="            for piece in part.pieces.values():\n                self._wait(part, piece, now_ms)\n\n    def say_again",
         new="            for piece in ():\n                self._wait(part, piece, now_ms)\n\n    def say_again",
         oracles=("EveryCallEnds", "AcknowledgedSettled", "NothingLeft"),
+        quick=True,
     ),
     Mutant(
         name="outcomes that only the controller may judge are told to the client",
         file=AGENT + "outbox.py",
         old='return _CONTROLLER if header.settle == "controller" else (header.user, header.client)',
         new="return (header.user, header.client)",
-        oracles=("OneRightOutcome", "CommitFirst"),
+        oracles=("ClosedNeverSettles",),
+        quick=True,
     ),
     Mutant(
         name="an inventory leaves out what runs",
@@ -297,6 +325,7 @@ AGENT_MUTANTS = (
             "EveryCallEnds",
             "AcknowledgedSettled",
         ),
+        quick=True,
     ),
     Mutant(
         name="one try less than the task allows",
@@ -304,6 +333,7 @@ AGENT_MUTANTS = (
         old="self.tries + 1 > self.header.options.retries",
         new="self.tries + 1 >= self.header.options.retries",
         oracles=("OneRightOutcome",),
+        quick=True,
     ),
     Mutant(
         name="one death less than is allowed",
@@ -311,6 +341,7 @@ AGENT_MUTANTS = (
         old="self.deaths + 1 >= DEATHS_MAX",
         new="self.deaths + 2 >= DEATHS_MAX",
         oracles=("OneRightOutcome",),
+        quick=True,
     ),
     Mutant(
         name="an attempt that was called off ends its call",
@@ -318,6 +349,7 @@ AGENT_MUTANTS = (
         old='if reason == "cancelled":',
         new='if reason == "called off":',
         oracles=("OneRightOutcome",),
+        quick=True,
     ),
     Mutant(
         name="calls before a worker that died are not given to the next one",
@@ -325,12 +357,13 @@ AGENT_MUTANTS = (
         old="        self._give_back(worker.given)\n        return notes",
         new="        return notes",
         oracles=("EveryCallEnds", "AcknowledgedSettled", "NothingLeft"),
+        quick=True,
     ),
     Mutant(
-        name="a device takes more argument bytes than it has room for",
-        file=AGENT + "agent.py",
-        old="            self._holdings.call_bytes + size > queue_bytes_max\n            or self",
-        new="            self",
+        name="a device is given more argument bytes than it has room for",
+        file=CONTROLLER + "dispatch.py",
+        old="if holds and held_bytes + call_bytes > holds:",
+        new="if False:",
         oracles=("BoundedQueues",),
     ),
 )
@@ -342,6 +375,7 @@ CLIENT_MUTANTS = (
         old="if retried or any(task.resolved.common(*each) for each in ranges):",
         new="if retried:",
         oracles=("OneRightOutcome",),
+        quick=True,
     ),
     Mutant(
         name="an attempt that is to be followed by another ends its call",
@@ -349,6 +383,7 @@ CLIENT_MUTANTS = (
         old="            if not final and index not in task.resolved\n        ]\n        if retried:",
         new="            if False\n        ]\n        if retried:",
         oracles=("OneRightOutcome",),
+        quick=True,
     ),
     Mutant(
         name="a page is forgotten at its first outcome",
@@ -356,6 +391,7 @@ CLIENT_MUTANTS = (
         old="            self._sending.opened(page, now_ms)",
         new="            self._sending.opened(page, now_ms)\n            task.pages.pop(page.first, None)",
         oracles=("EveryCallEnds", "AcknowledgedSettled", "OneRightOutcome", "core"),
+        quick=True,
     ),
     Mutant(
         name="pages that are not acknowledged are not sent on a new link",
@@ -363,6 +399,7 @@ CLIENT_MUTANTS = (
         old="                page.is_open = False\n                self._waiting.append(page)",
         new="                page.is_open = False",
         oracles=("EveryCallEnds", "AcknowledgedSettled"),
+        quick=True,
     ),
     Mutant(
         name="a question is not asked again on a new link",
@@ -370,6 +407,7 @@ CLIENT_MUTANTS = (
         old="        for query in self._queries.values():\n            self._sending.send(query)",
         new="        pass",
         oracles=("EveryCallEnds", "AcknowledgedSettled"),
+        quick=True,
     ),
     Mutant(
         name="a client does not attach again on a new link",
@@ -377,6 +415,7 @@ CLIENT_MUTANTS = (
         old="                self._sending.attach(name)",
         new="                pass",
         oracles=("EveryCallEnds", "AcknowledgedSettled"),
+        quick=True,
     ),
     Mutant(
         name="what a client is offered, it does not fetch",
@@ -384,6 +423,7 @@ CLIENT_MUTANTS = (
         old="            self._sending.send(Fetch(rows=tuple(lacking)))",
         new="            pass",
         oracles=("EveryCallEnds", "AcknowledgedSettled"),
+        quick=True,
     ),
     Mutant(
         name="a client does not follow its controller's later session",
@@ -398,6 +438,7 @@ CLIENT_MUTANTS = (
         old="            self._start_link(current, now_ms)",
         new="            pass",
         oracles=("EveryCallEnds", "AcknowledgedSettled", "NothingLeft"),
+        quick=True,
     ),
 )
 
@@ -408,6 +449,7 @@ WIRE_MUTANTS = (
         old="        if message.n <= self._received:\n            return []",
         new="        if message.n < self._received:\n            return []",
         oracles=("EveryCallEnds", "NothingLeft", "StartedOnce", "AcknowledgedSettled", "core"),
+        quick=True,
     ),
     Mutant(
         name="a gap in the numbers is not noticed",
@@ -415,6 +457,7 @@ WIRE_MUTANTS = (
         old="        if message.n > self._received + 1:\n",
         new="        if message.n > self._received + 2:\n",
         oracles=("EveryCallEnds", "NothingLeft", "StartedOnce", "AcknowledgedSettled", "core"),
+        quick=True,
     ),
     Mutant(
         name="a window has no end",
@@ -429,6 +472,7 @@ WIRE_MUTANTS = (
         old="        out.append(Outgoing(topic=topic, payload=payload))\n        self._repeat_after_ms",
         new="        self._repeat_after_ms",
         oracles=("EveryCallEnds", "NothingLeft", "AcknowledgedSettled"),
+        quick=True,
     ),
     Mutant(
         name="that the other end has lost a link is not noticed",
@@ -436,6 +480,7 @@ WIRE_MUTANTS = (
         old="            self.is_forgotten = True",
         new="            pass",
         oracles=("EveryCallEnds", "AcknowledgedSettled", "NothingLeft"),
+        quick=True,
     ),
     Mutant(
         name="what was seen is taken for what was sent last",
@@ -443,6 +488,7 @@ WIRE_MUTANTS = (
         old="            if oldest > message.seen:\n                break",
         new="            if oldest > message.seen + 1:\n                break",
         oracles=("EveryCallEnds", "NothingLeft", "AcknowledgedSettled"),
+        quick=True,
     ),
 )
 

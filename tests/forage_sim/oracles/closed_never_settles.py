@@ -7,6 +7,7 @@ from forage_sim.oracles.base import Oracle
 
 if TYPE_CHECKING:
     from forage_sim.disk import StoredState
+    from forage_sim.process import Process
 
 __all__ = ["ClosedNeverSettles"]
 
@@ -14,7 +15,18 @@ __all__ = ["ClosedNeverSettles"]
 class ClosedNeverSettles(Oracle):
     """Looks at each outcome that is handed to the disk, in the order of the operations."""
 
-    statement = "an assignment that is closed, or gave the call back, never settles it"
+    statement = (
+        "where the controller settles, an assignment that is closed, or gave the call back, never "
+        "does it, and its client hears of nothing that is not committed"
+    )
+
+    def resolved(self, process: "Process", task: str, index: int, item: object) -> None:
+        if self.world.tasks[task].settle != "controller" or not isinstance(item, list):
+            return
+        state = self.world.disk.state
+        stored = state.tasks.get(task)
+        if task not in state.ever_released and (stored is None or index not in stored.settled):
+            raise self.broken(f"{process.name} has the value of {task}.{index}, not committed")
 
     def saved(self, before: "StoredState", operation: Operation) -> None:
         if not isinstance(operation, SaveOutcomes) or not operation.assignment:
