@@ -108,6 +108,18 @@ def test_a_later_session_of_the_controller_is_answered_though_its_presence_was_l
     assert {message.controller for message in messages} == {later}
 
 
+def test_a_controller_that_has_let_the_link_go_is_spoken_to_on_the_next_one() -> None:
+    desk = Desk()
+    desk.connect()
+    desk.open_and_submit(1)
+    desk.lose()
+    asked = desk.controller_link(CONTROLLER, number=1).unnumbered(Seen(gap=True), qos=1)
+    desk.tell(MessageReceived(topic=asked.topic, payload=asked.payload))
+    messages = desk.raw()
+    assert [type(message) for message in messages] == [Hello, Code, Submit]
+    assert [message.n >> 32 for message in messages] == [1, 1, 1]
+
+
 def test_an_earlier_session_of_the_controller_is_not_answered() -> None:
     desk = Desk()
     desk.connect()

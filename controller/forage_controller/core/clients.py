@@ -138,15 +138,15 @@ class Clients:
         """Ask a client that is said to be gone whether it is.
 
         Its goodbye names no session, so it may be an earlier connection's, come late; and a
-        client that waits says nothing by itself. One that lives finds that we know less of its
-        link than we did, and begins a new one.
+        client that waits says nothing by itself. One that lives begins the link that we name.
         """
         if not self.session or client.link_number is None:
             return
         link = self._links.make(
             session=client.session,
             controller=self.session,
-            number=client.link_number,
+            # The next one, by which it knows that this one is over, whatever it has heard on it.
+            number=client.link_number + 1,
             epoch=self.epoch,
             topic=self._topics.to_client(client.user, client.name),
             packet_bytes_max=PACKET_BYTES_MAX,

@@ -417,6 +417,10 @@ class ClientCore:
         if message.session != self._session or not message.controller:
             self._drop(out, "reason=for another session")
             return
+        if self._sending.is_behind(message):
+            # The controller thought us gone, and has let our link go.
+            self._start_link(message.controller, now_ms)
+            return
         if not self._sending.is_current(message):
             self._drop(out, "reason=of an earlier link")
             return

@@ -149,6 +149,10 @@ class Sending:
         """Whether a message of the controller is of the present link, and of no earlier one."""
         return self._link is not None and link_number(message) == self._link.number
 
+    def is_behind(self, message: Linked) -> bool:
+        """Whether the controller asks for a later link than the present one."""
+        return self._link is not None and link_number(message) > self._link.number
+
     @property
     def is_forgotten(self) -> bool:
         """Whether the controller has lost track of the link, so that it must begin anew."""
