@@ -95,7 +95,7 @@ CONTROLLER_MUTANTS = (
         )
 """,
         new="        self._page_committed(task, page, waits, now_ms)\n",
-        oracles=("CommitFirst",),
+        oracles=("CommitFirst", "OneRightOutcome"),
         quick=True,
     ),
     Mutant(
@@ -239,7 +239,6 @@ CONTROLLER_MUTANTS = (
         old="        device.link_number += 1\n",
         new="",
         oracles=("EveryCallEnds", "NothingLeft", "AcknowledgedSettled", "AtMostOnce", "core"),
-        quick=True,
     ),
     Mutant(
         name="what another collects while a client's connection is broken is lost to it",
@@ -460,7 +459,6 @@ WIRE_MUTANTS = (
         old="            self.is_forgotten = True",
         new="            pass",
         oracles=("EveryCallEnds", "AcknowledgedSettled", "NothingLeft"),
-        quick=True,
     ),
     Mutant(
         name="what was seen is taken for what was sent last",
