@@ -23,6 +23,7 @@ from forage_agent.core.events import (
     WorkerReady,
     WorkerReturned,
 )
+from forage_agent.core.settings import OUTCOMES_AFTER_MS
 from forage_wire.messages import (
     Acknowledge,
     AssignmentRefused,
@@ -89,6 +90,8 @@ class AgentMachine(RuleBasedStateMachine):
         """Let both ends say what they have seen, then look at all that was said and ordered."""
         for _ in range(2):
             self.bench.say_seen()
+        # Outcomes may wait so long for those of short calls behind them.
+        self.bench.advance(OUTCOMES_AFTER_MS)
         self.take_orders()
         for message in self.bench.messages(Outcomes):
             for one in message.sets:

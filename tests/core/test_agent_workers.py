@@ -17,6 +17,7 @@ from forage_agent.core.events import (
 )
 from forage_agent.core.settings import (
     FUNCTIONS_PER_WORKER_MAX,
+    OUTCOMES_AFTER_MS,
     PROGRESS_EVERY_MS,
     RESTART_AFTER_MS,
     STARTED_AFTER_MS,
@@ -44,25 +45,25 @@ def test_unmeasured_calls_go_one_at_a_time_then_as_many_as_are_short(bench: Harn
     bench.assign(assignment(1, 0, 200))
     assert bench.given() == [(0, number(1), 0, 1)]
     bench.finish(1, 0, run_us=100)
-    assert bench.given() == [(0, number(1), 1, 51)]
+    assert bench.given() == [(0, number(1), 1, 101)]
 
 
 def test_calls_longer_than_the_refill_go_one_at_a_time(bench: Harness) -> None:
-    bench.measured_as(3_000)
+    bench.measured_as(6_000)
     bench.assign(assignment(1, 0, 10))
     assert bench.given() == [(0, number(1), 0, 1)]
-    bench.finish(1, 0, run_us=3_000)
+    bench.finish(1, 0, run_us=6_000)
     assert bench.given() == [(0, number(1), 1, 2)]
 
 
 def test_worker_gets_more_before_it_runs_dry(bench: Harness) -> None:
     bench.measured_as(1_000)
     bench.assign(assignment(1, 0, 20))
-    assert bench.given() == [(0, number(1), 0, 5)]
-    bench.finish(1, 0, 2, run_us=2_000)
+    assert bench.given() == [(0, number(1), 0, 10)]
+    bench.finish(1, 0, 4, run_us=4_000)
     assert bench.given() == []
-    bench.finish(1, 2, 1, run_us=1_000)
-    assert bench.given() == [(0, number(1), 5, 8)]
+    bench.finish(1, 4, 1, run_us=1_000)
+    assert bench.given() == [(0, number(1), 10, 15)]
 
 
 def test_one_order_holds_several_slices(bench: Harness) -> None:
@@ -410,7 +411,30 @@ def test_outcomes_leave_together_while_earlier_ones_are_on_their_way() -> None:
     assert bench.topics_said[-1].endswith("/0123456789abc/-/dev")
 
 
-def test_outcomes_wait_5_ms_at_most_for_the_broker() -> None:
+def test_outcomes_of_short_calls_wait_for_those_behind_them(bench: Harness) -> None:
+    bench.measured_as(1_000)
+    bench.assign(assignment(1, 0, 3))
+    bench.forget_said()
+    bench.finish(1, 0, run_us=1_000)
+    assert not bench.messages(Outcomes)
+    bench.finish(1, 1, run_us=1_000)
+    assert set(bench.outcomes()) == {0, 1}, "the last call alone is waited for by nobody else's"
+    bench.finish(1, 2, run_us=1_000)
+    assert len(bench.messages(Outcomes)) == 2
+
+
+def test_outcomes_wait_so_long_at_most_for_short_calls(bench: Harness) -> None:
+    bench.measured_as(1_000)
+    bench.assign(assignment(1, 0, 5))
+    bench.forget_said()
+    bench.finish(1, 0, run_us=1_000)
+    bench.advance(OUTCOMES_AFTER_MS - 1)
+    assert not bench.messages(Outcomes)
+    bench.advance(1)
+    assert set(bench.outcomes()) == {0}
+
+
+def test_outcomes_wait_so_long_at_most_for_the_broker() -> None:
     bench = Harness(slots=2)
     bench.start()
     bench.confirms = False
@@ -418,7 +442,7 @@ def test_outcomes_wait_5_ms_at_most_for_the_broker() -> None:
     slots = {given[1]: given[0] for given in bench.given()}
     bench.finish(1, 0, slot=slots[number(1)])
     bench.finish(2, 0, slot=slots[number(2)])
-    bench.advance(4)
+    bench.advance(OUTCOMES_AFTER_MS - 1)
     assert len(bench.messages(Outcomes)) == 1
     bench.advance(1)
     assert len(bench.messages(Outcomes)) == 2

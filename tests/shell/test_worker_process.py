@@ -114,7 +114,8 @@ def test_segfault_names_the_signal_and_the_call_and_keeps_earlier_outcomes(
             import ctypes
 
             ctypes.string_at(0)
-        time.sleep(0.001)
+        # Long enough that its outcome is not held back for the next one's.
+        time.sleep(0.005)
         return number
 
     bench.start()

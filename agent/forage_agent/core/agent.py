@@ -546,7 +546,7 @@ class AgentCore:
         for report in self._progress.send(link, now_ms):
             self._publish(report, receipt=False)
         if link.has_room:
-            self._outbox.send(link, now_ms)
+            self._outbox.send(link, now_ms, more_soon=self._pool.runs_short_calls)
         self._publish_all(link.poll(now_ms))
         beat_ms = self._holdings.beat_ms()
         if beat_ms is None:

@@ -1,8 +1,8 @@
 """Outcomes on their way: kept until the controller has committed them, sent in few messages.
 
-Outcomes leave at once while none is on its way to the broker. Otherwise they wait for the broker's
-answer, a full packet or `OUTCOMES_AFTER_MS`, so that one message carries what has come together
-meanwhile: several tasks' of one client too. A new link sends everything again.
+Outcomes leave at once while none is on its way to the broker and no short call is running. Else they
+wait for that to change, a full packet or `OUTCOMES_AFTER_MS`, so that one message carries what has
+come together meanwhile: several tasks' of one client too. A new link sends everything again.
 """
 
 from collections.abc import Iterable
@@ -123,13 +123,22 @@ class Outbox:
         """When `send` has something to do that nothing else will bring about."""
         return self._waiting_since_ms + OUTCOMES_AFTER_MS if self._waiting else None
 
-    def send(self, link: Link, now_ms: int, *, at_once: bool = False) -> None:
-        """Give the link what is to go now."""
+    def send(
+        self, link: Link, now_ms: int, *, more_soon: bool = False, at_once: bool = False
+    ) -> None:
+        """Give the link what is to go now.
+
+        Args:
+            link: To the controller.
+            now_ms: Now.
+            more_soon: Short calls are running: other outcomes come within the next moment.
+            at_once: Everything goes, whatever the window.
+        """
         if not self._waiting:
             return
         is_full = self._waiting_bytes >= PACKET_BYTES_MAX - ENVELOPE_BYTES
         is_due = now_ms >= self._waiting_since_ms + OUTCOMES_AFTER_MS
-        if self._on_their_way and not (is_full or is_due or at_once):
+        if (self._on_their_way or more_soon) and not (is_full or is_due or at_once):
             return
         room = link.window - link.unseen - link.waiting
         for key in list(self._waiting):

@@ -341,6 +341,21 @@ class Pool:
         )
         self._ended(part, piece)
 
+    @property
+    def runs_short_calls(self) -> bool:
+        """Whether a worker has several calls that are expected to end within the next moment.
+
+        One alone does not count: whoever waits for each of their calls is to wait for no other.
+        """
+        for worker in self._workers:
+            if not worker.given or worker.is_reported:
+                continue
+            if len(worker.given) > 1 or worker.given[0].high - worker.given[0].low > 1:
+                mean_us = self._times.mean_us(worker.given[0].part.function)
+                if mean_us is not None and mean_us <= WORKER_REFILL_US:
+                    return True
+        return False
+
     # -- time -----------------------------------------------------------------------------------
 
     def poll(self, now_ms: int) -> list[Command]:

@@ -28,15 +28,19 @@ __all__ = [
     "Settings",
 ]
 
-STARTED_AFTER_MS = 5
-"""A call that has run so long is reported as started, and its worker gives back what waits."""
+STARTED_AFTER_MS = 20
+"""A call that has run so long is reported as started, and its worker gives back what waits.
+
+Well above what a worker holds of outcomes, and what a loaded machine keeps it from running."""
 ANNOUNCE_AGAIN_AFTER_MS = 1_000
 """An announcement that the broker does not confirm in this time is sent again."""
-OUTCOMES_AFTER_MS = 5
-"""Outcomes wait at most so long for others while earlier ones are on their way to the broker."""
-WORKER_WORK_US = 5_000
+OUTCOMES_AFTER_MS = 10
+"""Outcomes wait at most so long for others, while such are expected or earlier ones under way.
+
+Each message costs all processes together about half of a millisecond."""
+WORKER_WORK_US = 10_000
 """A worker is given calls up to this much expected work; the rest waits where it can be moved."""
-WORKER_REFILL_US = 2_500
+WORKER_REFILL_US = 5_000
 """A worker with less than this gets more, so that it need not wait for us."""
 SPREAD_MIN_US = 100
 """Calls longer than this are spread evenly over the slots when few are left."""

@@ -45,10 +45,13 @@ from forage_wire.values import decode_call, encode_error, encode_outcome_value, 
 
 __all__ = ["run_worker"]
 
-_QUICK_NS = 50_000
-_HELD_NS_MAX = 1_000_000
+_QUICK_NS = 3_000_000
+"""The outcome of a call that ran longer leaves at once."""
+_HELD_NS_MAX = 3_000_000
+"""Outcomes are held for so long while there is more to run: each frame wakes the agent, which
+takes its processor from the calls."""
 _HELD_BYTES_MAX = 48 * 1024
-_TICK_MS = 1
+_TICK_MS = 3
 _OUT_OF_MEMORY_SCORE = b"500"
 _KEPT_SIGNALS = {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}
 """Those that nobody can change, and those that Python turns into exceptions."""
