@@ -56,8 +56,11 @@ __all__ = ["Network"]
 
 logger = logging.getLogger(__name__)
 
-BURST_MS = 2
+BURST_MS = 4
 """A burst that no incoming message flushes goes out after this."""
+BURST_FEW = 16
+"""Calls of a burst that an incoming message flushes: somebody may be waiting for each of them. Of
+more, somebody submits in a loop, and a task for every few of those would cost more than they do."""
 BURST_BYTES_MAX = PACKET_BYTES_MAX - 4 * ENVELOPE_BYTES
 """A burst with more arguments than this goes out at once: a packet is full."""
 CALL_OVERHEAD_BYTES = 9
@@ -414,10 +417,10 @@ class Network:
         )
         self._drop_complete(burst)
 
-    def _send_bursts(self, now: int, due_ms: int | None = None) -> None:
-        """Send all open bursts, or those due by `due_ms`."""
+    def _send_bursts(self, now: int, *, few: bool = True, many: bool = True) -> None:
+        """Send the open bursts of few calls, and of many; those that are due in any case."""
         for key, burst in list(self._bursts.items()):
-            if due_ms is None or burst.due_ms <= due_ms:
+            if (few if burst.count <= BURST_FEW else many) or burst.due_ms <= now:
                 del self._bursts[key]
                 self._send_burst(burst, now)
 
@@ -467,7 +470,7 @@ class Network:
             now = now_ms()
             has_news = line.read(now)
             if self._bursts:
-                self._send_bursts(now, None if has_news else now)
+                self._send_bursts(now, few=has_news, many=False)
             line.end_batch(now)
             deferred, line.deferred = line.deferred, []
             if not deferred:
