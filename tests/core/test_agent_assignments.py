@@ -13,7 +13,7 @@ from core.agent_harness import (
     session,
 )
 from forage_agent.core.events import DrainAsked, KillWorker, RunCalls, WorkerExited
-from forage_agent.core.settings import NamedFunction
+from forage_agent.core.settings import ACCEPTED_AFTER_MS, NamedFunction
 from forage_wire.codec import cut_calls, encode
 from forage_wire.io import Connected
 from forage_wire.messages import (
@@ -91,10 +91,10 @@ def test_assignment_repeated_after_its_acknowledgement_does_nothing(bench: Harne
     assert bench.messages(Outcomes) == []
 
 
-def test_accepted_names_after_20_ms_what_has_not_ended(bench: Harness) -> None:
+def test_accepted_names_after_a_while_what_has_not_ended(bench: Harness) -> None:
     bench.assign(assignment(1), assignment(2))
     bench.finish(1, 0)
-    bench.advance(19)
+    bench.advance(ACCEPTED_AFTER_MS - 1)
     assert bench.messages(Accepted) == []
     bench.advance(1)
     assert [message.assignments for message in bench.messages(Accepted)] == [(number(2),)]

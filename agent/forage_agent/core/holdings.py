@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from forage_agent.core.settings import ENDED_ASSIGNMENTS_MAX
+from forage_agent.core.settings import ACCEPTED_AFTER_MS, ENDED_ASSIGNMENTS_MAX
 from forage_agent.core.slices import Slice
-from forage_wire.limits import BARE_SEEN_AFTER_MS, LIST_ITEMS_MAX
+from forage_wire.limits import LIST_ITEMS_MAX
 
 __all__ = ["Holdings"]
 
@@ -47,7 +47,7 @@ class Holdings:
         self._slices[part.assignment] = part
         self.call_bytes += len(part.calls)
         self._beats[part.beat_ms] = self._beats.get(part.beat_ms, 0) + 1
-        self._accepted[part.assignment] = now_ms + BARE_SEEN_AFTER_MS
+        self._accepted[part.assignment] = now_ms + ACCEPTED_AFTER_MS
 
     def through(self, part: Slice) -> bool:
         """All calls of a slice have ended: its arguments are not needed. True the first time."""

@@ -6,6 +6,7 @@ from forage_wire.limits import PACKET_BYTES_MAX
 from forage_wire.messages import DeviceCapabilities
 
 __all__ = [
+    "ACCEPTED_AFTER_MS",
     "ANNOUNCE_AGAIN_AFTER_MS",
     "CODE_BYTES_MAX",
     "ENDED_ASSIGNMENTS_MAX",
@@ -32,6 +33,9 @@ STARTED_AFTER_MS = 20
 """A call that has run so long is reported as started, and its worker gives back what waits.
 
 Well above what a worker holds of outcomes, and what a loaded machine keeps it from running."""
+ACCEPTED_AFTER_MS = 200
+"""An assignment that is not through by then is named as accepted; most are, or wait no longer than
+a few slices, and their outcomes say as much."""
 ANNOUNCE_AGAIN_AFTER_MS = 1_000
 """An announcement that the broker does not confirm in this time is sent again."""
 OUTCOMES_AFTER_MS = 10

@@ -47,11 +47,11 @@ __all__ = ["run_worker"]
 
 _QUICK_NS = 3_000_000
 """The outcome of a call that ran longer leaves at once."""
-_HELD_NS_MAX = 3_000_000
+_HELD_NS_MAX = 5_000_000
 """Outcomes are held for so long while there is more to run: each frame wakes the agent, which
 takes its processor from the calls."""
 _HELD_BYTES_MAX = 48 * 1024
-_TICK_MS = 3
+_TICK_MS = 5
 _OUT_OF_MEMORY_SCORE = b"500"
 _KEPT_SIGNALS = {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}
 """Those that nobody can change, and those that Python turns into exceptions."""
