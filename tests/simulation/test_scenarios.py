@@ -178,9 +178,9 @@ def test_a_lost_page_is_sent_again(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_lost_outcomes_are_offered_and_fetched(seed: int) -> None:
-    # Half of all copies is lost for a while: what reached the controller is not sent again.
-    loss = Fault(at_ms=1_100, kind="drop-qos-1", duration_ms=1_000, amount=0.5)
-    _world, report = told(seed, story(loss, tasks=(task(100, run_ms=20),)))
+    # A third of all copies is lost for a while: what reached the controller is not sent again.
+    loss = Fault(at_ms=1_100, kind="drop-qos-1", duration_ms=3_000, amount=0.3)
+    _world, report = told(seed, story(loss, tasks=(task(300, run_ms=20),)))
     assert report.counters["broker lost outcomes"] >= 1
     assert report.counters["publish settled"] >= 1
     assert report.counters["publish fetch"] >= 1
