@@ -1,5 +1,7 @@
 """Workers as the core sees them: what they are given, how they die, who is to blame."""
 
+import hashlib
+
 import cbor2
 import pytest
 
@@ -473,3 +475,38 @@ def test_large_outcome_arrives_in_parts_and_small_ones_overtake_it() -> None:
 
 def test_default_limit_of_unacknowledged_outcomes_is_64_mib() -> None:
     assert UNACKNOWLEDGED_BYTES_MAX == 64 * 1024 * 1024
+
+
+# -- beside another's thousand calls ----------------------------------------------------------------
+
+
+OTHER_CODE = b"other code"
+OTHER_HASH = hashlib.sha256(OTHER_CODE).digest()
+
+
+@pytest.fixture
+def busy(bench: Harness) -> Harness:
+    """A worker in the midst of many short calls, and the code of another function."""
+    bench.send(Code(hash=OTHER_HASH, form="pickle", data=OTHER_CODE))
+    bench.measured_as(1_000)
+    bench.assign(*[assignment(counter, 0, 20) for counter in range(1, 4)])
+    assert bench.given() == [(0, number(1), 0, 10)]
+    return bench
+
+
+def test_a_call_does_not_wait_for_all_of_another_functions(busy: Harness) -> None:
+    busy.assign(assignment(9, function=OTHER_HASH, task="0123456789abc-9"))
+    busy.finish(1, 0, 10, run_us=10_000)
+    assert busy.given() == [(0, number(1), 10, 20)], "whose turn it was"
+    busy.finish(1, 10, 10, run_us=10_000)
+    assert busy.given() == [(0, number(9), 0, 1)]
+
+
+def test_the_last_outcome_of_a_function_waits_for_nobodys_calls(busy: Harness) -> None:
+    busy.assign(assignment(9, function=OTHER_HASH, task="0123456789abc-9"))
+    busy.finish(1, 0, 10, run_us=10_000)
+    busy.finish(1, 10, 10, run_us=10_000)
+    busy.forget_said()
+    busy.finish(9, 0, run_us=1_000)
+    (outcomes,) = busy.messages(Outcomes)
+    assert number(9) in [one.assignment for one in outcomes.sets]

@@ -509,22 +509,25 @@ class AgentCore:
     def _on_batch_ended(self) -> None:
         now_ms = self._now_ms
         self._commands += self._pool.poll(now_ms)
+        is_awaited = False
         for part in self._settling.values():
             if part.has_ended:
+                # The last of its function that is here: somebody may wait for just that.
+                is_awaited = is_awaited or not self._pool.has_more_of(part.function)
                 self._through(part)
                 if not part.pieces:
                     self._holdings.remove(part)
         self._settling.clear()
         link = self._controllers.link
         if link is not None:
-            self._speak(link)
+            self._speak(link, more_soon=not is_awaited and self._pool.runs_short_calls)
         if self._controllers.session:
             load = self._word.load(self._pool.running, self._pool.queued, now_ms)
             repair = self._word.repair(now_ms)
             self._commands += [said for said in (load, repair) if said is not None]
         self._commands += self.notes.due(now_ms)
 
-    def _speak(self, link: Link) -> None:
+    def _speak(self, link: Link, *, more_soon: bool) -> None:
         """Everything for the controller, and what the client hears on its task topic."""
         now_ms = self._now_ms
         if self._inventory_due:
@@ -546,7 +549,7 @@ class AgentCore:
         for report in self._progress.send(link, now_ms):
             self._publish(report, receipt=False)
         if link.has_room:
-            self._outbox.send(link, now_ms, more_soon=self._pool.runs_short_calls)
+            self._outbox.send(link, now_ms, more_soon=more_soon)
         self._publish_all(link.poll(now_ms))
         beat_ms = self._holdings.beat_ms()
         if beat_ms is None:

@@ -341,6 +341,12 @@ class Pool:
         )
         self._ended(part, piece)
 
+    def has_more_of(self, function: bytes) -> bool:
+        """Whether calls of a function wait or run here."""
+        return self._queue.has(function) or any(
+            given.part.function == function for worker in self._workers for given in worker.given
+        )
+
     @property
     def runs_short_calls(self) -> bool:
         """Whether a worker has several calls that are expected to end within the next moment.

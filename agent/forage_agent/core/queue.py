@@ -1,4 +1,4 @@
-"""What waits on the device: slices with calls to run, by priority, then in the order they came."""
+"""What waits on the device: slices with calls to run, by priority, functions taking turns."""
 
 from forage_agent.core.slices import Slice
 
@@ -12,8 +12,13 @@ class SliceQueue:
         self.calls = 0
         """Calls in all slices of the queue."""
         self._calls: dict[int, int] = {}
-        self._levels: dict[int, dict[int, Slice]] = {}
+        self._levels: dict[int, dict[bytes, dict[int, Slice]]] = {}
+        """Priority -> function -> its slices; of each the first is next."""
         self._order: list[int] = []
+
+    def has(self, function: bytes) -> bool:
+        """Whether calls of a function wait."""
+        return any(function in level for level in self._levels.values())
 
     def update(self, part: Slice, *, first: bool = False) -> None:
         """Let the queue know what a slice has to run now, after any change of it.
@@ -39,15 +44,23 @@ class SliceQueue:
         if level is None:
             level = self._levels[priority] = {}
             self._order = sorted(self._levels, reverse=True)
-        if first and level:
-            self._levels[priority] = {part.assignment: part, **level}
+        slices = level.setdefault(part.function, {})
+        if first:
+            self._levels[priority] = {part.function: slices, **level}
+            others = dict(slices)
+            slices.clear()
+            slices[part.assignment] = part
+            slices.update(others)
         else:
-            level[part.assignment] = part
+            slices[part.assignment] = part
 
     def _remove(self, part: Slice) -> None:
         priority = part.header.options.priority
         level = self._levels[priority]
-        del level[part.assignment]
+        slices = level[part.function]
+        del slices[part.assignment]
+        if not slices:
+            del level[part.function]
         if not level:
             del self._levels[priority]
             self._order.remove(priority)
@@ -55,15 +68,20 @@ class SliceQueue:
     def pick(self, last: Slice | None) -> Slice | None:
         """The slice that a worker takes from next.
 
-        Of the highest priority: the one it is in already (`last`), else the first that no
-        worker is in, else the first.
+        Of the highest priority, and of the function whose turn it is (one call does not wait for
+        all of another's thousand): the slice that the worker is in already (`last`), else the
+        first that no worker is in, else the first.
         """
         if not self._order:
             return None
         level = self._levels[self._order[0]]
-        if last is not None and last.assignment in level:
+        function, slices = next(iter(level.items()))
+        if len(level) > 1:
+            del level[function]
+            level[function] = slices
+        if last is not None and last.assignment in slices:
             return last
-        for part in level.values():
+        for part in slices.values():
             if part.workers == 0:
                 return part
-        return next(iter(level.values()))
+        return next(iter(slices.values()))
