@@ -6,7 +6,6 @@ outcomes is taken in under it at once. The standard library's `wait` and `as_com
 attributes `_condition`, `_state`, `_waiters` and find them here, also among futures of others.
 """
 
-import asyncio
 import concurrent.futures
 import logging
 import os
@@ -279,6 +278,9 @@ class Future(concurrent.futures.Future[_T]):
 
     def __await__(self) -> Generator[Any, None, _T]:
         """Wait without blocking the running asyncio loop; cancelling the wait cancels the call."""
+        # Whoever awaits has it loaded; for all others it would be a tenth of the time to connect.
+        import asyncio
+
         return asyncio.wrap_future(self).__await__()
 
     def __repr__(self) -> str:
