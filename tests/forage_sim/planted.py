@@ -241,13 +241,6 @@ CONTROLLER_MUTANTS = (
         oracles=("EveryCallEnds", "NothingLeft", "AcknowledgedSettled", "AtMostOnce", "core"),
     ),
     Mutant(
-        name="what another collects while a client's connection is broken is lost to it",
-        file=CONTROLLER + "clients.py",
-        old="gone_ms is not None and gone_ms + self._limits.gone_ms <= now_ms",
-        new="gone_ms is not None",
-        oracles=("OneRightOutcome",),
-    ),
-    Mutant(
         name="work of a client that is gone is not done",
         file=CONTROLLER + "clients.py",
         old="        self._knock(client)\n        self._reconciler",
