@@ -277,3 +277,21 @@ def test_more_functions_than_are_kept_for_unended_tasks_are_refused_in_words() -
         desk.run()
     assert [message.reason for message in client.of(SubmissionRefused)] == ["full"]
     assert len(desk.core.ledger.tasks) == 2
+
+
+def test_code_is_not_asked_of_the_store_before_the_store_has_it() -> None:
+    desk = Desk(limits=Limits(code_cache_bytes=10)).begin()
+    pi = desk.device("pi1")
+    client = desk.client()
+    client.hello()
+    desk.commits = False
+    # The second one is larger than the whole cache.
+    client.send(Code(hash=CODE, form="source", data=b"code"))
+    other = b"other code"
+    client.send(Code(hash=hashlib.sha256(other).digest(), form="source", data=other))
+    client.send(Submit(pages=(client.page(1),)))
+    desk.run()
+    assert not desk.loads
+    assert not client.of(NeedCode)
+    assert [code.hash for code in pi.of(Code)] == [CODE]
+    assert pi.assignments

@@ -37,6 +37,7 @@ class CodeShelf:
         "_news",
         "_stored",
         "_stored_bytes",
+        "_unsaved",
         "_unused",
         "_users",
         "_wanted_by",
@@ -51,6 +52,8 @@ class CodeShelf:
         self._stored_bytes = 0
         self._users: dict[bytes, int] = {}
         self._unused: dict[bytes, None] = {}
+        self._unsaved: dict[bytes, None] = {}
+        """On its way to the disk: until it is there, the store cannot give it back."""
         self._loading: dict[bytes, None] = {}
         self._asked: dict[bytes, Link] = {}
         self._news: dict[bytes, None] = {}
@@ -119,6 +122,8 @@ class CodeShelf:
             self._make_room()
             self._store(code.hash, len(code.data))
             self._effects.save(SaveCode(hash=code.hash, form=code.form, data=code.data))
+            self._unsaved[code.hash] = None
+            self._effects.after_commit(lambda _at_ms: self._unsaved.pop(code.hash, None))
         self._remember(code)
         return True
 
@@ -139,8 +144,11 @@ class CodeShelf:
         self._cache[code.hash] = code
         self._bytes += len(code.data)
         # The newest stays whatever its size: a device is about to get it.
-        while self._bytes > self._limits.code_cache_bytes and len(self._cache) > 1:
-            oldest = next(iter(self._cache))
+        while self._bytes > self._limits.code_cache_bytes:
+            kept = (code.hash, *self._unsaved)
+            oldest = next((known for known in self._cache if known not in kept), None)
+            if oldest is None:
+                return
             self._bytes -= len(self._cache.pop(oldest).data)
 
     # -- who needs it -----------------------------------------------------------------------
