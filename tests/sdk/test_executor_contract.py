@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 import forage
-from forage_wire.messages import Submit
+from forage_wire.messages import Page, Submit
 from sdk.fleet import WAIT_S, Fleet
 from sdk.functions import add, divide, identity, size_of
 
@@ -171,9 +171,12 @@ def test_an_iterable_that_raises_ends_map_and_cancels_what_was_submitted(
     with pytest.raises(KeyError, match="no more"):
         held.map(add, numbers())
     holding.wait(lambda: len(holding.cancelled) == 64)
+
+    def pages() -> list[Page]:
+        return [page for message in holding.messages(Submit) for page in message.pages]
+
     # What was not sent when it raised goes out as ended: the fleet is given none of it.
-    submits = [page for message in holding.messages(Submit) for page in message.pages]
-    assert len(submits) == 2
+    holding.wait(lambda: len(pages()) == 2)
     assert len(holding.calls) == 64
 
 
