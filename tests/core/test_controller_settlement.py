@@ -1,5 +1,6 @@
 """The controller's core: whose outcome counts, what is kept of it, and who is told to stop."""
 
+import cbor2
 import pytest
 
 from core.desk import TOPICS, Desk, FakeDevice
@@ -150,8 +151,35 @@ def test_a_device_that_never_calls_an_error_final_is_not_believed_for_ever() -> 
         assert pi.assignments[tries].tries == tries
         pi.finish(pi.assignments[tries], errors=((0, "error", False),))
     assert len(pi.assignments) == 3
+    # The device's own error ends it, and is sent by us: the client ignored what was not final.
     (outcomes,) = client.of(Outcomes)
     assert outcomes.sets[0].errors == ((0, "error", True),)
+    assert outcomes.sets[0].device == "pi1"
+    assert cbor2.loads(outcomes.sets[0].data) == [{"reason": "x", "message": "y"}]
+
+
+def test_a_call_that_failed_elsewhere_ends_with_the_error_of_a_device_that_does_not_know() -> None:
+    desk = Desk().begin()
+    pi1 = desk.device("pi1")
+    client = desk.client()
+    task = client.submit(1, retries=1)
+    (first,) = pi1.assignments
+    pi1.say("lost")
+    pi2 = desk.device("pi2")
+    pi2.finish(pi2.assignments[0], errors=((0, "error", False),))
+    assert pi2.assignments[1].tries == 1
+    pi2.say("lost")
+    # The first device was alive all the time, and holds what it was given before.
+    pi1.answers = False
+    pi1.say("online")
+    pi1.inventory((first.assignment, task, 0, 1, "running"))
+    desk.run()
+    assert first.assignment in desk.core.assignments.open
+    pi1.finish(first, errors=((0, "error", False),))
+    (outcomes,) = client.of(Outcomes)
+    assert outcomes.sets[0].errors == ((0, "error", True),)
+    assert outcomes.sets[0].device == "pi1"
+    assert cbor2.loads(outcomes.sets[0].data) == [{"reason": "x", "message": "y"}]
 
 
 @pytest.mark.parametrize("reason", ["error", "died", "cancelled"])

@@ -6,6 +6,7 @@ keep it, the device keeps it, and is asked for it again when there is.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from forage_controller.core.assignments import Assignments
 from forage_controller.core.backlog import Backlog, Pending
@@ -18,7 +19,7 @@ from forage_wire.errors import DecodeError
 from forage_wire.limits import DEATHS_MAX, RANGES_MAX, UNFINISHED_PART_BYTES_MAX
 from forage_wire.messages import OutcomeSet
 from forage_wire.ranges import Ranges, RangeSet
-from forage_wire.system_errors import CANCELLED, REFUSED, system_error
+from forage_wire.system_errors import CANCELLED, system_error
 from forage_wire.tags import slice_tag_valid
 
 __all__ = ["Settlement"]
@@ -81,14 +82,17 @@ class Settlement:
         opened = self._assignments.open.get(outcomes.assignment)
         if opened is not None and (opened.task is not task or opened.device is not device):
             raise DecodeError("outcomes of an assignment that is another's")
+        ended = [] if opened is None else self._ended(task, opened, outcomes)
+        if ended:
+            outcomes = _with_final(outcomes, ended)
         new = self._news(task, opened, outcomes)
         if new and not self._has_room(device):
             return True
         if opened is not None:
             opened.measure.add(sum(high - low for low, high in outcomes.ranges), outcomes.run_us)
-        again = [] if opened is None else self._again(task, opened, outcomes, now_ms)
+        again = [] if opened is None else self._again(task, opened, outcomes)
         if new:
-            self._settle(task, outcomes, device.name, new, now_ms)
+            self._settle(task, outcomes, device.name, new, now_ms, tell_owner=bool(ended))
         if opened is not None:
             device.refusals = 0
             self._assignments.reported(opened, outcomes.ranges, now_ms)
@@ -140,38 +144,40 @@ class Settlement:
         self._acknowledge.pop(device.name, None)
         self._acknowledge_bytes.pop(device.name, None)
 
-    def _again(self, task: Task, opened: Open, outcomes: OutcomeSet, now_ms: int) -> list[Pending]:
-        """Move the counters of calls that did not end, and say what is to run again.
+    def _ended(self, task: Task, opened: Open, outcomes: OutcomeSet) -> list[int]:
+        """The calls whose error is the last, though their device does not call it final.
 
-        Only the latest assignment of a call does that: an open one. What a closed one reports
-        runs elsewhere already.
+        It may not know: of an adopted assignment, a call may have failed elsewhere since. And a
+        device that never says final is not believed.
         """
-        again: list[Pending] = []
         options = opened.page.header.options
+        ended: list[int] = []
         for index, reason, final in outcomes.errors:
-            if final or index in task.done or index in opened.reported:
+            if final or not self._counts(task, opened, index):
                 continue
-            if not opened.low <= index < opened.end:
+            tries, deaths, _losses = _moved(task, opened, index, reason)
+            if deaths >= DEATHS_MAX or tries > options.retries or options.at_most_once:
+                ended.append(index)
+        return ended
+
+    def _counts(self, task: Task, opened: Open, index: int) -> bool:
+        """Whether an error moves a call's counters: only its latest assignment's does.
+
+        That is an open one; what a closed one reports runs elsewhere already.
+        """
+        return (
+            index not in task.done
+            and index not in opened.reported
+            and opened.low <= index < opened.end
+        )
+
+    def _again(self, task: Task, opened: Open, outcomes: OutcomeSet) -> list[Pending]:
+        """Move the counters of calls that did not end, and say what is to run again."""
+        again: list[Pending] = []
+        for index, reason, final in outcomes.errors:
+            if final or not self._counts(task, opened, index):
                 continue
-            # Of an adopted assignment's calls, one may have been lost more often than the others.
-            tries, deaths, losses = task.counters.get(index, opened.counters)
-            if reason == "died":
-                deaths += 1
-            elif reason != "cancelled":
-                tries += 1
-            # Whether an error is final the agent says; one that never does is not believed.
-            why = ""
-            if deaths >= DEATHS_MAX:
-                why = f"it killed {deaths} workers"
-            elif tries > options.retries:
-                why = f"it failed {tries} times"
-            elif options.at_most_once:
-                why = "it may run once only"
-            if why:
-                text = f"call {index} of {task.label or task.id} is not run again: {why}"
-                self.make_outcomes(task, ((index, index + 1),), reason, REFUSED, text, now_ms)
-                continue
-            counters = (tries, deaths, losses)
+            counters = _moved(task, opened, index, reason)
             self.count(task, index, counters)
             again.append(
                 Pending(task=task, page=opened.page, low=index, high=index + 1, counters=counters)
@@ -194,8 +200,16 @@ class Settlement:
         )
 
     def _settle(
-        self, task: Task, outcomes: OutcomeSet, device: str, new: RangeSet, now_ms: int
+        self,
+        task: Task,
+        outcomes: OutcomeSet,
+        device: str,
+        new: RangeSet,
+        now_ms: int,
+        *,
+        tell_owner: bool,
     ) -> None:
+        """Keep outcomes; `tell_owner`: its client does not take them from the device's word."""
         ranges = new.freeze()
         task.failed += sum(final and index in new for index, _reason, final in outcomes.errors)
         self._mark_settled(task, ranges, new.count, len(outcomes.data), now_ms)
@@ -214,7 +228,7 @@ class Settlement:
         self._save(task, stored, ranges)
         # Calls that are with another device now are to be skipped there.
         self._assignments.call_off(task, ranges, but=outcomes.assignment)
-        to_owner = stored if task.settle == "controller" else None
+        to_owner = stored if tell_owner or task.settle == "controller" else None
         self._effects.after_commit(
             lambda at_ms: self._committed(task, ranges, to_owner, stored, at_ms),
             urgent=to_owner is not None or bool(task.attached),
@@ -392,6 +406,27 @@ class Settlement:
         task.total = task.end
         self._ledger.collect(task, everything, now_ms)
         self._ledger.release_if_over(task, now_ms)
+
+
+def _moved(task: Task, opened: Open, index: int, reason: str) -> Counters:
+    """A call's counters after an error that did not end it."""
+    # Of an adopted assignment's calls, one may have been lost more often than the others.
+    tries, deaths, losses = task.counters.get(index, opened.counters)
+    if reason == "died":
+        deaths += 1
+    elif reason != "cancelled":
+        tries += 1
+    return (tries, deaths, losses)
+
+
+def _with_final(outcomes: OutcomeSet, ended: list[int]) -> OutcomeSet:
+    last = dict.fromkeys(ended)
+    return replace(
+        outcomes,
+        errors=tuple(
+            [(index, reason, final or index in last) for index, reason, final in outcomes.errors]
+        ),
+    )
 
 
 def _check(outcomes: OutcomeSet) -> None:
