@@ -371,3 +371,28 @@ def test_a_device_bound_to_a_higher_epoch_makes_the_controller_take_the_next() -
     desk.clients[0].submit(8)
     given = [row for row in [*obedient.assignments, *pi.assignments] if row.assignment >> 40 == 10]
     assert sum(row.high - row.low for row in given) == 8
+
+
+def test_what_a_device_has_not_seen_does_not_keep_the_epoch_before() -> None:
+    """Nobody else's refusal says that this device obeys a higher epoch too; its own comes late."""
+    desk = Desk().begin()
+    desk.device("pi1")
+    pi = desk.device("pi2", answers=False)
+    pi.link = None
+    pi.received.clear()
+    pi.answers = True
+    refusal = AssignmentRefused(
+        session=desk.devices["pi1"].session,
+        controller=f"{desk.start}-1",
+        reason="epoch",
+        epoch_bound=9,
+        holder="d" * 16 + "-1",
+    )
+    # Asked under epoch 1, which it does not answer, as who obeys epoch 9 would not.
+    assert desk.core.fleet.devices["pi2"].link.unseen
+    desk.publish(TOPICS.outbox("pi1"), encode(refusal))
+    desk.run()
+    assert desk.core.epoch == 10
+    (report,) = pi.of(Report)
+    assert report.epoch == 10
+    assert report.n == (1 << 32) + 1

@@ -523,12 +523,20 @@ class Fleet:
         self._on_changed(device)
 
     def new_epoch(self, epoch: int, now_ms: int) -> None:
-        """We go on under a higher epoch: links stay, and devices that refused are asked again."""
+        """We go on under a higher epoch: links stay, and devices that refused are asked again.
+
+        So is who has not answered yet: what it was asked carries the epoch before and is repeated
+        as it is, and who obeys a higher one would refuse it for ever.
+        """
         self.epoch = epoch
-        for device in self.devices.values():
-            if device.link is not None:
-                device.link.epoch = epoch
         refusing, self._refusing = self._refusing, {}
+        for device in self.devices.values():
+            if device.link is None:
+                continue
+            device.link.epoch = epoch
+            if not device.verified:
+                drop_link(device)
+                refusing[device.name] = device
         for device in refusing.values():
             self.report(device, now_ms)
 
