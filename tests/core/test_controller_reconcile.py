@@ -7,6 +7,7 @@ from core.test_controller_restart import TASK, _assignment, _state
 from forage_controller.core.operations import SaveAssignment, TrimAssignment
 from forage_wire.messages import (
     Assign,
+    Cancel,
     CancelAssigned,
     Forget,
     NeedCode,
@@ -243,3 +244,47 @@ def test_code_asked_for_on_an_earlier_link_is_not_owed_any_more() -> None:
     assert len(device.code_wanted) == 100
     again(pi)
     assert not device.code_wanted
+
+
+def _killed(pi: FakeDevice) -> list[tuple[int, tuple[tuple[int, int], ...]]]:
+    return [(row.assignment, row.ranges) for row in pi.of(CancelAssigned) if row.force]
+
+
+def test_a_cancelled_call_is_killed_where_it_runs_on_a_device_that_was_thought_dead() -> None:
+    desk = Desk().begin()
+    pi = desk.device("pi1")
+    client = desk.client()
+    task = client.submit(2)
+    given = {row.low: row.assignment for row in pi.assignments}
+    pi.say("lost")
+    client.send(Cancel(task=task, ranges=((0, 1),), force=True))
+    desk.run()
+    pi.received.clear()
+    again(pi, *[(number, task, low, low + 1, "running") for low, number in given.items()])
+    assert _killed(pi) == [(given[0], ((0, 1),))]
+    assert given[1] in desk.core.assignments.open, "the other one runs on"
+
+
+def test_a_collected_call_is_killed_where_it_runs_on_an_assignment_that_is_not_adopted() -> None:
+    desk = Desk().begin()
+    pi = desk.device("pi1")
+    client = desk.client()
+    task = client.submit(2, at_most_once=True)
+    given = {row.low: row.assignment for row in pi.assignments}
+    pi.say("lost")
+    desk.device("pi2")
+    client.collect(task, (0, 1))
+    pi.received.clear()
+    again(pi, *[(number, task, low, low + 1, "running") for low, number in given.items()])
+    assert _killed(pi) == [(given[0], ((0, 1),))]
+
+
+def test_a_restarted_controller_kills_what_was_cancelled_before() -> None:
+    start = "0" * 15 + "1"
+    saved = (_assignment(0, 1, f"{start}-1"), _assignment(1, 2, f"{start}-1"))
+    desk = Desk(recovered=_state(2, collected=((0, 1),), assignments=saved)).begin()
+    pi = desk.device("pi1", answers=False)
+    pi.inventory(*[(row.assignment, TASK, row.low, row.high, "running") for row in saved])
+    # Its session was asked before it was there; that is repeated, and the rest comes behind it.
+    desk.advance(1_100)
+    assert _killed(pi) == [(saved[0].assignment, ((0, 1),))]

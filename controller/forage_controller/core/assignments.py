@@ -302,14 +302,23 @@ class Assignments:
             _call_off(opened, calls, force=force)
 
     def remind(self, opened: Open) -> None:
-        """A device has (again) what it holds of an assignment: tell it again what to skip."""
+        """A device has (again) what it holds of an assignment: tell it again what to skip.
+
+        What its client has collected, or cancelled, is killed where it runs: nobody wants it, and
+        whether it was cancelled with force is not known of an assignment that was closed since.
+        """
         for low, high in opened.task.done.common(opened.low, opened.end):
             opened.called_off.update(opened.reported.missing(low, high))
-        for calls, force in ((opened.called_off, False), (opened.killed, True)):
-            left = calls.copy()
-            for low, high in opened.reported:
-                left.remove(low, high)
-            _call_off(opened, left, force=force)
+        for low, high in opened.task.collected.common(opened.low, opened.end):
+            opened.killed.update(opened.reported.missing(low, high))
+        killed, skipped = opened.killed.copy(), opened.called_off.copy()
+        for low, high in opened.reported:
+            killed.remove(low, high)
+            skipped.remove(low, high)
+        for low, high in killed:
+            skipped.remove(low, high)
+        _call_off(opened, skipped, force=False)
+        _call_off(opened, killed, force=True)
 
     def close(self, opened: Open, how: str, now_ms: int) -> None:
         """An assignment is over."""

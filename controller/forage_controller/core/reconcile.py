@@ -152,9 +152,12 @@ class Reconciler:
         if free and not waits:
             self._adopt(device, task, page, row, now_ms)
         elif device.link is not None:
-            # What runs may run on, unless only an open assignment's outcome counts.
+            # What runs may run on, unless only an open assignment's outcome counts, or nobody's.
             force = task.settle == "controller"
             device.link.send(CancelAssigned(assignment=number, ranges=((low, high),), force=force))
+            unwanted = () if force else tuple(task.collected.common(low, high))
+            if unwanted:
+                device.link.send(CancelAssigned(assignment=number, ranges=unwanted, force=True))
 
     def _open_elsewhere(self, page: Page, low: int, high: int) -> bool:
         return bool(page.holding(low, high))
@@ -181,6 +184,8 @@ class Reconciler:
             measure=self._backlog.measure_of(page.header.function),
         )
         self._assignments.adopt(opened, now_ms)
+        if opened.number in self._assignments.open:
+            self._assignments.remind(opened)
         self._effects.note(
             "info", f"adopted assignment={number} task={task.id} device={device.name}"
         )
