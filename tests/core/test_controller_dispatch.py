@@ -155,6 +155,52 @@ def test_what_is_given_back_goes_to_whoever_is_free() -> None:
     assert desk.core.ledger.settled >= 10
 
 
+def _says_started(pi: FakeDevice, client: FakeClient, task: str, *numbers: int) -> None:
+    rows = tuple(
+        (task, row.low, row.assignment) for row in pi.assignments if row.assignment in numbers
+    )
+    pi.send(Started(rows=rows), TOPICS.task("bob", client.name, task, pi.name))
+    pi.desk.run()
+
+
+def test_what_waits_behind_newer_calls_that_run_is_taken_back() -> None:
+    desk = Desk(detect_ms=3_600_000).begin()
+    pi = desk.device("pi1")
+    client = desk.client()
+    task = client.submit(3)
+    # It lets functions take turns: the newest of three began, and the oldest waits.
+    oldest, *_others, newest = [row.assignment for row in pi.assignments]
+    _says_started(pi, client, task, newest)
+    for row in pi.assignments[1:-1]:
+        pi.finish(row, run_us=10)
+    desk.device("pi2")
+    pi.received.clear()
+    desk.advance(100)
+    asked = [number for trim in pi.of(Trim) for number, _high in trim.rows]
+    assert asked == [oldest]
+
+
+def test_the_tail_of_a_slice_in_which_a_call_runs_long_is_taken_back() -> None:
+    desk = Desk(detect_ms=3_600_000).begin()
+    pi = desk.device("pi1")
+    client = desk.client()
+    task = client.submit(64)
+    while not any(row.high - row.low >= 4 for row in pi.assignments):
+        pi.finish(pi.assignments.pop(0), run_us=10)
+    first = next(row for row in pi.assignments if row.high - row.low >= 4)
+    for row in pi.assignments:
+        if row is not first:
+            pi.finish(row, run_us=10)
+    desk.advance(100)
+    pi.assignments = [first]
+    _says_started(pi, client, task, first.assignment)
+    desk.device("pi2")
+    pi.received.clear()
+    desk.advance(100)
+    asked = [(number, high) for trim in pi.of(Trim) for number, high in trim.rows]
+    assert asked == [(first.assignment, (first.low + first.high) // 2)]
+
+
 # -- refusals ---------------------------------------------------------------------------------------
 
 

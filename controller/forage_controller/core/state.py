@@ -337,6 +337,15 @@ class Open:
     sent: bool = False
     """Its device may have it."""
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its device has reported the start of a call of it that has not ended."""
+        started, calls = self.task.started, range(self.low, self.end)
+        for index in calls if len(calls) < len(started) else started:
+            if index in calls and started.get(index) == self.number and index not in self.reported:
+                return True
+        return False
+
 
 @dataclass(slots=True, eq=False, repr=False)
 class Measure:

@@ -131,20 +131,32 @@ class Stealing:
         )
 
     def _has_tail(self, opened: Open) -> bool:
-        """Whether a slice that may be running is worth being cut."""
+        """Whether a slice that may be running is worth being cut.
+
+        One of which a call is known to run is, however little the others were thought to take:
+        they may wait behind it for as long as it likes.
+        """
         return (
             opened.trim_to is None
             and opened.left >= 2
-            and opened.work_us >= 1_000 * self._limits.steal_after_ms
+            and (opened.work_us >= 1_000 * self._limits.steal_after_ms or opened.is_running)
         )
 
     def _unstarted(self, device: Device, thief: Device) -> tuple[Open, int] | None:
-        """What of a device's work surely waits: its newest slice, or half of a running tail."""
+        """What of a device's work surely waits: a slice of it, or half of a running tail.
+
+        As many as there are more than slots. The newest are likely not to have begun, but a device
+        lets functions take turns: those that are known to run are passed over.
+        """
         if device.link is None or not device.link.has_room:
             return None
-        waiting = max(0, len(device.assignments) - device.slots)
-        newest = islice(reversed(device.assignments.values()), min(waiting, _SLICES_LOOKED_AT))
-        for opened in newest:
+        waiting = len(device.assignments) - device.slots
+        for opened in islice(reversed(device.assignments.values()), _SLICES_LOOKED_AT):
+            if waiting <= 0:
+                break
+            if opened.is_running:
+                continue
+            waiting -= 1
             if opened.trim_to is None and opened.sent and not why_not(thief, opened.page.header):
                 return opened, opened.low
         for opened in islice(device.assignments.values(), device.slots):
