@@ -7,12 +7,13 @@ PYTEST_WORKERS ?= 2
 
 SEEDS ?= 2000
 
-.PHONY: demo test test-slow bench bench-peers simulate mutants scale check lint types imports format system-packages clean help
+.PHONY: demo test test-slow chaos bench bench-peers simulate mutants scale check lint types imports format system-packages clean help
 
 help:
 	@echo "make demo             the main job: real work on three devices, one of them killed on the way"
 	@echo "make test             all tests (the short lanes)"
 	@echo "make test-slow        the longer lanes: everything killed again and again, and the like"
+	@echo "make chaos            real processes struck again and again, ROUNDS=100 times (SEED=1: the first seed, ENGINE=, REPORT=)"
 	@echo "make simulate         the cores in a simulated world, SEEDS=2000 times (FIRST=0: the first seed)"
 	@echo "make mutants          the planted bugs: each must be found by the simulator (MUTANT=: one)"
 	@echo "make scale            what a call costs the controller, with 10 to 10,000 devices"
@@ -35,6 +36,14 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup -m slow tests
+
+# REPORT=docs/chaos-report.md writes what came of it.
+ROUNDS ?= 100
+SEED ?= 1
+ENGINE ?= both
+REPORT ?=
+chaos: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m chaos --rounds $(ROUNDS) --seed $(SEED) --engine $(ENGINE) $(if $(REPORT),--report $(REPORT))
 
 FIRST ?= 0
 simulate: $(STAMP)
