@@ -26,7 +26,7 @@ from forage_controller.core.operations import (
     PageLoaded,
 )
 from forage_wire.codec import decode, decode_json, encode, encode_json, join_calls
-from forage_wire.messages import JSON_DOCUMENTS, Linked, Started, Unusable
+from forage_wire.messages import JSON_DOCUMENTS, Beat, Linked, Started, Unusable
 from forage_wire.ranges import RangeSet
 from forage_wire.topics import TASK_PATTERN
 from wire.strategies import DOCUMENT_CLASSES, MESSAGE_CLASSES, instances
@@ -253,6 +253,16 @@ def test_nothing_that_a_peer_says_stops_the_controller(
     answer_loads(desk)
     check_books(desk)
     check_words(desk)
+
+
+def test_a_message_that_names_no_session_is_no_other_device_of_the_name() -> None:
+    desk = Desk().begin()
+    pi = desk.device("pi1")
+    for _ in range(3):
+        desk.publish(TOPICS.outbox("pi1"), encode(Beat()))
+        desk.run()
+    device = desk.core.fleet.devices["pi1"]
+    assert (device.session, device.candidate) == (pi.session, "")
 
 
 def test_keys_of_a_newer_version_are_ignored_counted_and_told_of_once() -> None:

@@ -126,6 +126,10 @@ class Intake:
             self._fleet.on_load(topic.device, load, retain, now_ms)
 
     def _on_device(self, topic: ParsedTopic, message: Linked, now_ms: int) -> None:
+        if not message.session:
+            # Nobody's: it must not count as another device of the name.
+            self._effects.drop(topic.device, "a message that names no session")
+            return
         device = self._fleet.on_message(topic.device, message.session, now_ms)
         if device is None:
             self._effects.drop(topic.device, "a message of another session")
