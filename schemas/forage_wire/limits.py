@@ -4,6 +4,8 @@ All are known before anything is sent: nothing goes out to see whether it fits.
 """
 
 __all__ = [
+    "BACKOFF_MS_DEFAULT",
+    "BACKOFF_MS_MAX",
     "BARE_SEEN_AFTER_MS",
     "CALLS_PER_PAGE_MAX",
     "CALLS_PER_SUBMIT_TASK_MAX",
@@ -14,6 +16,8 @@ __all__ = [
     "DEATHS_MAX",
     "DEVICE_WINDOW",
     "ENVELOPE_BYTES",
+    "LEASE_MS_DEFAULT",
+    "LEASE_MS_MIN",
     "LIST_ITEMS_MAX",
     "LOG_LINE_BYTES_MAX",
     "LOSSES_MAX",
@@ -94,5 +98,11 @@ LOSSES_MAX = 5
 LOSS_DEVICES_MIN = 3
 """A call that ran on this many devices (or all of a smaller fleet) that were lost,
 LOSSES_MAX times in all, is a final error."""
+BACKOFF_MS_DEFAULT = 100
+"""A call that raised is run again after this at most, then after twice as long, ..."""
+BACKOFF_MS_MAX = 60_000
+LEASE_MS_DEFAULT = 15_000
+"""How long a device may run an exclusive call without having heard that it still may."""
+LEASE_MS_MIN = 200
 WAIT_MS_DEFAULT = 30_000
 """How long calls wait while no eligible device is alive, before `NoDevice`."""

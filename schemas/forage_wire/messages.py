@@ -63,6 +63,7 @@ __all__ = [
     "Forget",
     "Header",
     "Hello",
+    "Lease",
     "Linked",
     "NeedCode",
     "Options",
@@ -73,6 +74,7 @@ __all__ = [
     "Progress",
     "Query",
     "Released",
+    "Renew",
     "Report",
     "Seen",
     "Settled",
@@ -198,6 +200,16 @@ class Drain(Linked):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lease(Linked):
+    """The answer to `Renew`: these may be run for `lease_ms` from when that was *sent*."""
+
+    serial: Annotated[int, "i", fields.UINT]
+    """Of the `Renew` that it answers."""
+    assignments: Annotated[tuple[int, ...], "a", kinds.list_of(fields.UINT)]
+    """Those of the asked ones that are open."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceRefused(Linked):
     """Another device holds this name: go away."""
 
@@ -241,6 +253,15 @@ class AssignmentRefused(Linked):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat(Linked):
     """The smallest sign of life: QoS 0, at most 40 bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renew(Linked):
+    """The device holds these exclusive assignments and asks whether it may (still) run them."""
+
+    serial: Annotated[int, "i", fields.UINT]
+    """Counts these questions of one start."""
+    assignments: Annotated[tuple[int, ...], "a", kinds.list_of(fields.UINT)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -462,11 +483,13 @@ CBOR_MESSAGES: dict[str, type[Linked]] = {
     "report": Report,
     "forget": Forget,
     "drain": Drain,
+    "lease": Lease,
     "device-refused": DeviceRefused,
     # device to controller and client
     "accepted": Accepted,
     "assignment-refused": AssignmentRefused,
     "beat": Beat,
+    "renew": Renew,
     "device-inventory": DeviceInventory,
     "progress": Progress,
     "trimmed": Trimmed,

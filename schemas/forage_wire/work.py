@@ -8,7 +8,10 @@ from typing import Annotated
 
 from forage_wire import fields, kinds
 from forage_wire.limits import (
+    BACKOFF_MS_DEFAULT,
     CALLS_PER_PAGE_MAX,
+    LEASE_MS_DEFAULT,
+    LEASE_MS_MIN,
     PACKET_BYTES_MAX,
     TASK_CALLS_MAX,
     WAIT_MS_DEFAULT,
@@ -40,6 +43,15 @@ class Options:
     """Each call in a worker process of its own."""
     wait_ms: Annotated[int, "wa", fields.DURATION] = WAIT_MS_DEFAULT
     """How long to wait with no eligible device alive before `NoDevice`."""
+    backoff_ms: Annotated[int, "bo", fields.DURATION] = BACKOFF_MS_DEFAULT
+    """A call that raised or timed out is run again after half to all of this, then of twice as
+    much, and so on up to `BACKOFF_MS_MAX`."""
+    clones: Annotated[bool, "cl", kinds.boolean()] = True
+    """Whether a call that takes long may get a second attempt beside the first."""
+    exclusive: Annotated[bool, "ex", kinds.boolean()] = False
+    """Never two attempts of a call at a time, come what may (needs `settle=controller`)."""
+    lease_ms: Annotated[int, "le", kinds.unsigned(3_600_000, LEASE_MS_MIN)] = LEASE_MS_DEFAULT
+    """How long a device may run an exclusive call without having heard that it still may."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,14 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+from forage_wire.limits import LEASE_MS_MIN
 from forage_wire.messages import Options
 from forage_wire.texts import check_text
 from forage_wire.topics import is_name
 
 __all__ = ["merge_options"]
+
+_LEASE_MS_MAX = 3_600_000
 
 
 def merge_options(base: Options, given: Mapping[str, Any]) -> Options:
@@ -80,6 +83,28 @@ def _wait_s(value: Any) -> dict[str, Any]:
     return {"wait_ms": _milliseconds("wait_s", value)}
 
 
+def _backoff_s(value: Any) -> dict[str, Any]:
+    return {"backoff_ms": _milliseconds("backoff_s", value)}
+
+
+def _lease_s(value: Any) -> dict[str, Any]:
+    lease_ms = _milliseconds("lease_s", value)
+    if not LEASE_MS_MIN <= lease_ms <= _LEASE_MS_MAX:
+        raise ValueError(
+            f"lease_s takes a number of seconds from {LEASE_MS_MIN / 1000:g} to "
+            f"{_LEASE_MS_MAX // 1000}, not {value}."
+        )
+    return {"lease_ms": lease_ms}
+
+
+def _exclusive(value: Any) -> dict[str, Any]:
+    return {"exclusive": _boolean("exclusive", value)}
+
+
+def _clones(value: Any) -> dict[str, Any]:
+    return {"clones": _boolean("clones", value)}
+
+
 def _at_most_once(value: Any) -> dict[str, Any]:
     return {"at_most_once": _boolean("at_most_once", value)}
 
@@ -119,4 +144,8 @@ _PARSERS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "at_most_once": _at_most_once,
     "fresh": _fresh,
     "wait_s": _wait_s,
+    "backoff_s": _backoff_s,
+    "clones": _clones,
+    "exclusive": _exclusive,
+    "lease_s": _lease_s,
 }

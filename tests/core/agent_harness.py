@@ -10,6 +10,7 @@ from forage_agent.core.agent import AgentCore
 from forage_agent.core.events import (
     Command,
     KillWorker,
+    LeaseWorker,
     RunCalls,
     StartWorker,
     TakeBack,
@@ -341,7 +342,7 @@ class Harness:
         for command in commands:
             if isinstance(command, Publish):
                 self._publish(command)
-            elif isinstance(command, StartWorker | RunCalls | TakeBack | KillWorker):
+            elif isinstance(command, StartWorker | RunCalls | TakeBack | KillWorker | LeaseWorker):
                 self.orders.append(command)
             else:
                 self.others.append(command)

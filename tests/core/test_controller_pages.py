@@ -196,6 +196,10 @@ def test_every_option_makes_a_queue_of_its_own() -> None:
         "at_most_once": True,
         "fresh": True,
         "wait_ms": 1,
+        "backoff_ms": 1,
+        "clones": False,
+        "exclusive": True,
+        "lease_ms": 1_000,
     }
     plain = decode_header(client.page(1).header)
     assert set(changed) == set(type(plain.options).__slots__)

@@ -398,3 +398,36 @@ def test_who_has_little_room_is_told_of_a_commit_at_once() -> None:
     pi.send(AssignmentRefused(assignment=second.assignment, reason="full"))
     desk.run()
     assert pi.of(Acknowledge)
+
+
+def test_a_call_that_raised_waits_twice_as_long_each_time_and_is_not_lost_meanwhile() -> None:
+    desk = Desk().begin()
+    pi = desk.device("pi1")
+    task = desk.client().submit(1, retries=3, backoff_ms=1_000)
+    for tries, most_ms in enumerate((1_000, 2_000, 4_000)):
+        pi.finish(pi.assignments[tries], errors=((0, "error", False),))
+        assert desk.core.ledger.tasks[task].waiting == 1
+        desk.advance(most_ms // 2 - 1)
+        assert len(pi.assignments) == tries + 1
+        desk.advance(most_ms // 2 + 1)
+        assert len(pi.assignments) == tries + 2
+
+
+def test_a_call_cancelled_while_it_waits_to_be_tried_again_is_not() -> None:
+    desk = Desk().begin()
+    pi = desk.device("pi1")
+    client = desk.client()
+    task = client.submit(1, retries=3, backoff_ms=1_000)
+    pi.finish(pi.assignments[0], errors=((0, "error", False),))
+    client.send(Cancel(task=task, ranges=((0, 1),)))
+    desk.advance(5_000)
+    assert len(pi.assignments) == 1
+    assert task not in desk.core.ledger.tasks
+
+
+def test_a_death_of_a_worker_waits_for_nothing() -> None:
+    desk = Desk().begin()
+    pi = desk.device("pi1")
+    desk.client().submit(1, backoff_ms=60_000)
+    pi.finish(pi.assignments[0], errors=((0, "died", False),))
+    assert len(pi.assignments) == 2

@@ -21,6 +21,7 @@ from forage_agent.core.agent import AgentCore
 from forage_agent.core.events import (
     ExitProcess,
     KillWorker,
+    LeaseWorker,
     LoadMeasured,
     RunCalls,
     StartWorker,
@@ -198,7 +199,7 @@ class DeviceProcess(Process):
         return self._core.will(session)
 
     def carry_out(self, command: Any) -> None:
-        if isinstance(command, StartWorker | RunCalls | TakeBack | KillWorker):
+        if isinstance(command, StartWorker | RunCalls | TakeBack | KillWorker | LeaseWorker):
             self.workers.order(command)
         elif isinstance(command, ExitProcess):
             self.leave()

@@ -27,6 +27,20 @@ WIRE = "schemas/forage_wire/"
 
 CONTROLLER_MUTANTS = (
     Mutant(
+        name="an exclusive call goes to another device while the first may still run it",
+        file=CONTROLLER + "losses.py",
+        old="free_ms = Leases.over_ms(opened)",
+        new="free_ms = 0",
+        oracles=("ExclusiveAlone",),
+    ),
+    Mutant(
+        name="leases that were given before a restart are forgotten",
+        file=CONTROLLER + "leases.py",
+        old="                opened.leased_ms = now_ms\n\n    def on_renew",
+        new="                opened.leased_ms = None\n\n    def on_renew",
+        oracles=("ExclusiveAlone",),
+    ),
+    Mutant(
         name="the will of an earlier session is believed",
         file=CONTROLLER + "fleet.py",
         old='if presence.session == device.session and device.verdict != "dead":',
@@ -258,6 +272,20 @@ CONTROLLER_MUTANTS = (
 )
 
 AGENT_MUTANTS = (
+    Mutant(
+        name="an exclusive call begins before it has a lease",
+        file=AGENT + "slices.py",
+        old="has_lease=not header.options.exclusive",
+        new="has_lease=True",
+        oracles=("ExclusiveAlone",),
+    ),
+    Mutant(
+        name="a lease counts from its answer",
+        file=AGENT + "leases.py",
+        old="until_ms = sent_ms + part.header.options.lease_ms",
+        new="until_ms = now_ms + part.header.options.lease_ms",
+        oracles=("ExclusiveAlone",),
+    ),
     Mutant(
         name="a device does not notice that its controller has begun another link",
         file=AGENT + "controllers.py",

@@ -16,6 +16,7 @@ from typing import Any
 
 from forage_agent.core.events import (
     KillWorker,
+    LeaseWorker,
     RunCalls,
     StartWorker,
     TakeBack,
@@ -77,7 +78,7 @@ class Figures:
 class _QuickWorkers(Workers):
     """Workers that are always ready and answer a chunk when all of its calls would have run."""
 
-    def order(self, command: StartWorker | RunCalls | TakeBack | KillWorker) -> None:
+    def order(self, command: StartWorker | RunCalls | TakeBack | KillWorker | LeaseWorker) -> None:
         if isinstance(command, StartWorker):
             self.tell(WorkerReady(slot=command.slot, pid=self.next_pid()))
         elif isinstance(command, RunCalls):

@@ -67,6 +67,8 @@ class Run:
     at_ms: int
     lost: bool = False
     """Its worker died before the agent heard how it ended."""
+    ended: bool = False
+    """It has come to its end, or its worker has."""
 
 
 class Watch:

@@ -15,6 +15,7 @@ import cbor2
 
 from forage_agent.core.events import (
     KillWorker,
+    LeaseWorker,
     RunCalls,
     StartWorker,
     TakeBack,
@@ -65,6 +66,21 @@ class Worker:
         self._ended: list[tuple[Waiting, bytes, str, int]] = []
         self._unreported: dict[tuple[int, int], Run] = {}
         self._report_due = False
+        self._begun: Run | None = None
+        self._leased_until_ms = 0
+
+    def lease(self, until_ms: int) -> None:
+        """The zygote kills it then, whether the agent is frozen or not, unless it is prolonged."""
+        self._leased_until_ms = until_ms
+        machine = self._workers.process.machine
+        self._workers.after(
+            max(0, machine.world_ms(until_ms) - self._workers.process.world.clock.now_ms),
+            self._end_lease,
+        )
+
+    def _end_lease(self) -> None:
+        if self._leased_until_ms <= self._workers.process.machine.now_ms():
+            self.end(signal="SIGKILL", lease_over=True)
 
     def become_ready(self) -> None:
         """It has started."""
@@ -80,6 +96,9 @@ class Worker:
     def run(self, order: RunCalls) -> None:
         """Take chunks."""
         if not self.alive:
+            return
+        if order.until_ms and order.until_ms <= self._workers.process.machine.now_ms():
+            # It begins nothing any more, and waits for its end.
             return
         for key in order.drop:
             self._known.pop(key, None)
@@ -117,7 +136,9 @@ class Worker:
             )
         )
 
-    def end(self, *, exit_code: int | None = None, signal: str = "") -> None:
+    def end(
+        self, *, exit_code: int | None = None, signal: str = "", lease_over: bool = False
+    ) -> None:
         """The process is gone; what it had sent is read first."""
         if not self.alive:
             return
@@ -126,6 +147,8 @@ class Worker:
             self._report()
         for run in self._unreported.values():
             run.lost = True
+        if self._begun is not None:
+            self._begun.ended = True
         running = self._running
         if running is not None:
             task = self._workers.task_of(running.assignment)
@@ -138,6 +161,7 @@ class Worker:
                 signal=signal,
                 assignment=running.assignment if running else 0,
                 index=running.index if running else 0,
+                lease_over=lease_over,
             )
         )
 
@@ -167,6 +191,7 @@ class Worker:
         watch = workers.process.world.watch
         run = watch.started(workers.process, call.assignment, call.index, call.body)
         self._unreported[call.assignment, call.index] = run
+        self._begun = run
         name = (run.task, call.index)
         # How often it went wrong before, anywhere: what a call does is in its bytes.
         end = worker_end(call.body, tries=watch.raised[name], deaths=watch.killed[name])
@@ -181,6 +206,7 @@ class Worker:
             if end.died or hit:
                 self.end(signal="SIGKILL")
                 return
+            run.ended = True
             self._running = None
             reason = ""
             if isinstance(end.item, dict):
@@ -250,7 +276,7 @@ class Workers:
 
     # -- orders -----------------------------------------------------------------------------
 
-    def order(self, command: StartWorker | RunCalls | TakeBack | KillWorker) -> None:
+    def order(self, command: StartWorker | RunCalls | TakeBack | KillWorker | LeaseWorker) -> None:
         """An order of the core; it reaches the worker a moment later, in order."""
         if isinstance(command, StartWorker):
             if command.slot in self._workers:
@@ -262,6 +288,9 @@ class Workers:
         target = self._workers.get(command.slot)
         if target is None:
             # It died meanwhile: its last word is on its way to the core.
+            return
+        if isinstance(command, LeaseWorker):
+            target.lease(command.until_ms)
             return
         if isinstance(command, KillWorker):
             self.after(self.random.randint(*KILL_MS), lambda: target.end(signal="SIGKILL"))

@@ -132,6 +132,9 @@ def draw_task(random: Random, nonce: int, until_ms: int) -> TaskSpec:
     """A task of any kind that users submit, small ones mostly."""
     count = random.choice((1, 1, 1, 2, 2, 3, 5, 8, 20))
     slowest_ms = random.choice((0, 1, 5, 50, 50, 500, 3_000))
+    exclusive = random.random() < 0.15
+    if exclusive:
+        slowest_ms = max(slowest_ms, 500)
     retries = random.choice((0, 0, 1, 3))
     at_most_once = random.random() < 0.15
     timeout_ms = random.choice((0, 0, 0, 1_000))
@@ -152,6 +155,7 @@ def draw_task(random: Random, nonce: int, until_ms: int) -> TaskSpec:
         for _ in range(random.randint(1, 3)):
             index = random.randrange(count)
             cancels.append((random.randint(0, 3_000), index, random.random() < 0.5))
+    settle = random.choice(("direct", "direct", "direct", "direct", "controller"))
     return TaskSpec(
         at_ms=random.randint(0, until_ms),
         function=random.choice(("f", "g", f"h{nonce}")),
@@ -163,8 +167,11 @@ def draw_task(random: Random, nonce: int, until_ms: int) -> TaskSpec:
             timeout_ms=timeout_ms,
             priority=random.choice((0, 0, 0, 5)),
             wait_ms=600_000,
+            backoff_ms=random.choice((0, 100, 1_000)),
+            exclusive=exclusive,
+            lease_ms=random.choice((500, 2_000, 5_000)),
         ),
-        settle=random.choice(("direct", "direct", "direct", "direct", "controller")),
+        settle="controller" if exclusive else settle,
         cancels=tuple(sorted(cancels)),
     )
 

@@ -27,6 +27,8 @@ from sdk.functions import add
         ({"timeout_s": 0.0001}, Options(timeout_ms=1)),
         ({"timeout_s": None}, Options(timeout_ms=0)),
         ({"at_most_once": True, "fresh": True}, Options(at_most_once=True, fresh=True)),
+        ({"backoff_s": 0, "clones": False}, Options(backoff_ms=0, clones=False)),
+        ({"exclusive": True, "lease_s": 2}, Options(exclusive=True, lease_ms=2_000)),
     ],
 )
 def test_options_become_a_header(given: dict[str, Any], expected: Options) -> None:
@@ -40,7 +42,7 @@ def test_options_become_a_header(given: dict[str, Any], expected: Options) -> No
             {"retry": 3},
             TypeError,
             "no option 'retry'; the options are requires, device, retries, timeout_s, priority, "
-            "at_most_once, fresh, wait_s",
+            "at_most_once, fresh, wait_s, backoff_s, clones, exclusive, lease_s",
         ),
         ({"retries": -1}, ValueError, "from 0 to 1000"),
         ({"retries": 1.0}, TypeError, "integer"),
@@ -50,6 +52,8 @@ def test_options_become_a_header(given: dict[str, Any], expected: Options) -> No
         ({"timeout_s": -1}, ValueError, "0 or more"),
         ({"timeout_s": float("nan")}, ValueError, "0 or more"),
         ({"fresh": 1}, TypeError, "True or False"),
+        ({"lease_s": 0.1}, ValueError, "from 0.2 to 3600"),
+        ({"exclusive": "yes"}, TypeError, "True or False"),
         ({"device": "Not A Name"}, ValueError, "device's name"),
         ({"device": [3]}, ValueError, "device's name"),
         ({"requires": [""]}, ValueError, "requires takes"),

@@ -63,6 +63,10 @@ HEADER = m.Header(
         at_most_once=True,
         fresh=True,
         wait_ms=5_000,
+        backoff_ms=2_000,
+        clones=False,
+        exclusive=True,
+        lease_ms=3_000,
     ),
     first=4_096,
     n=2,
@@ -127,12 +131,14 @@ FULL: dict[str, Linked] = {
     "report": m.Report(),
     "forget": m.Forget(assignments=(NUMBER, NUMBER + 1)),
     "drain": m.Drain(on=True),
+    "lease": m.Lease(serial=5, assignments=(NUMBER,)),
     "device-refused": m.DeviceRefused(reason="another device is pi-1", address="192.0.2.7"),
     "accepted": m.Accepted(assignments=(NUMBER,)),
     "assignment-refused": m.AssignmentRefused(
         assignment=NUMBER, reason="epoch", epoch_bound=4, holder="00112233445566aa-12"
     ),
     "beat": m.Beat(),
+    "renew": m.Renew(serial=5, assignments=(NUMBER, NUMBER + 1)),
     "device-inventory": m.DeviceInventory(
         received=7, rows=((NUMBER, TASK, 0, 2, "running"), (NUMBER + 1, TASK, 2, 3, "queued"))
     ),

@@ -5,6 +5,7 @@
 - `controllers.Controllers`: whose messages count, and the link to the controller.
 - `holdings.Holdings`: the assignments held, from acceptance to the last acknowledgement.
 - `pool.Pool`: workers, and the calls before them.
+- `leases.Leases`: how long exclusive calls may be run.
 - `outbox.Outbox`: outcomes on their way.
 - `presence.PublicWord`: presence, capabilities, load.
 
@@ -34,6 +35,7 @@ from forage_agent.core.events import (
     WorkerReturned,
 )
 from forage_agent.core.holdings import Holdings
+from forage_agent.core.leases import Leases
 from forage_agent.core.logs import log_messages
 from forage_agent.core.notes import Notes
 from forage_agent.core.outbox import Outbox
@@ -73,6 +75,7 @@ from forage_wire.messages import (
     Drain,
     Forget,
     Header,
+    Lease,
     Linked,
     NeedCode,
     Part,
@@ -104,6 +107,7 @@ class AgentCore:
             self._topics.outbox(self._device), settings.packet_bytes_max
         )
         self._holdings = Holdings()
+        self._leases = Leases()
         self._code = CodeStore(settings.code_bytes_max)
         self._outbox = Outbox(self._topics, self._device)
         self._starts = Starts(self._topics, self._device)
@@ -199,6 +203,8 @@ class AgentCore:
     def next_wakeup_ms(self) -> int | None:
         """When a `BatchEnded` is needed even if nothing happens; None: never."""
         found = [self._pool.next_wakeup_ms(), self.notes.next_wakeup_ms()]
+        if self._leases:
+            found.append(self._leases.next_end_ms())
         link = self._controllers.link
         if self._controllers.session:
             found.append(self._word.load_due_ms(self._pool.running, self._pool.queued))
@@ -212,6 +218,8 @@ class AgentCore:
             if link.has_room:
                 found.append(self._outbox.next_wakeup_ms())
             found.append(self._starts.due_ms())
+            if self._leases:
+                found.append(self._leases.next_question_ms())
             found.append(self._progress.due_ms())
         due = [moment for moment in found if moment is not None]
         return min(due) if due else None
@@ -234,6 +242,7 @@ class AgentCore:
         self._starts.clear()
         self._pool.report_again()
         self._code.ask_again()
+        self._leases.ask_again()
         self._outbox.send_again(self._holdings, self._now_ms)
 
     def _on_capabilities(self, event: CapabilitiesMeasured) -> None:
@@ -344,6 +353,9 @@ class AgentCore:
                 part = self._holdings.get(message.assignment)
                 if part is not None:
                     self._commands += self._pool.cancel(part, message.ranges, force=message.force)
+            case Lease():
+                for part in self._leases.granted(message, self._now_ms):
+                    self._commands += self._pool.leased(part)
             case Forget():
                 for number in message.assignments:
                     part = self._holdings.get(number)
@@ -406,6 +418,8 @@ class AgentCore:
             part.has_code = True
         if part.announce:
             self._starts.wait(part)
+        if not part.has_lease:
+            self._leases.hold(part)
         self._pool.offer(part)
 
     def _header(self, data: bytes) -> Header:
@@ -461,6 +475,7 @@ class AgentCore:
         """Nothing of a slice is to be run any more."""
         if self._holdings.through(part):
             self._starts.drop(part)
+            self._leases.drop(part)
             if isinstance(part.header.function, bytes):
                 self._code.release(part.function)
 
@@ -508,6 +523,9 @@ class AgentCore:
 
     def _on_batch_ended(self) -> None:
         now_ms = self._now_ms
+        if self._leases:
+            for part in self._leases.expired(now_ms):
+                self._commands += self._pool.expire(part)
         self._commands += self._pool.poll(now_ms)
         is_awaited = False
         for part in self._settling.values():
@@ -548,6 +566,9 @@ class AgentCore:
             self._starts.sent(part, self._publish(announcement, receipt=True), now_ms)
         for report in self._progress.send(link, now_ms):
             self._publish(report, receipt=False)
+        question = self._leases.question(now_ms)
+        if question is not None:
+            self._publish(link.unnumbered(question, qos=1), receipt=False)
         if link.has_room:
             self._outbox.send(link, now_ms, more_soon=more_soon)
         self._publish_all(link.poll(now_ms))

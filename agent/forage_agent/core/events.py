@@ -36,6 +36,7 @@ __all__ = [
     "FunctionCode",
     "InputDropped",
     "KillWorker",
+    "LeaseWorker",
     "LoadMeasured",
     "LogLines",
     "RunCalls",
@@ -117,6 +118,8 @@ class WorkerExited:
     assignment: int = 0
     """Whose call it was in when it ended; 0: none, or it is not known."""
     index: int = 0
+    lease_over: bool = False
+    """Its watchdog killed it: see `LeaseWorker`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +225,8 @@ class RunCalls:
     code: tuple[FunctionCode, ...] = ()
     """Functions that it does not have yet."""
     chunks: tuple[Chunk, ...]
+    until_ms: int = 0
+    """These calls are exclusive, and must not begin any more at this time; 0: they are not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +243,15 @@ class KillWorker:
     slot: int
     why: str
     """timeout, cancelled, forgotten, fresh or broken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseWorker:
+    """Kill a worker at this time, whatever becomes of this process, unless told another time."""
+
+    slot: int
+    until_ms: int
+    """By the core's clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,4 +282,6 @@ Event = (
     | InputDropped
 )
 
-Command = Publish | StartWorker | RunCalls | TakeBack | KillWorker | ExitProcess | Note
+Command = (
+    Publish | StartWorker | RunCalls | TakeBack | KillWorker | LeaseWorker | ExitProcess | Note
+)

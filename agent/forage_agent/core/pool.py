@@ -14,11 +14,21 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from forage_agent.core.code import CodeStore
+from forage_agent.core.endings import (
+    CANCELLED_BEFORE,
+    CANCELLED_RUNNING,
+    LEASE_OVER,
+    cause_of,
+    death,
+    timeout,
+    too_large,
+)
 from forage_agent.core.events import (
     Chunk,
     Command,
     FunctionCode,
     KillWorker,
+    LeaseWorker,
     RunCalls,
     StartWorker,
     TakeBack,
@@ -42,15 +52,7 @@ from forage_wire.errors import DecodeError
 from forage_wire.io import Note
 from forage_wire.limits import CALL_BYTES_MAX
 from forage_wire.ranges import Ranges, RangeSet
-from forage_wire.system_errors import (
-    CANCELLED,
-    NOT_SERIALIZABLE,
-    OUT_OF_MEMORY,
-    REFUSED,
-    TIMEOUT,
-    WORKER_DIED,
-    system_error,
-)
+from forage_wire.system_errors import REFUSED, system_error
 
 __all__ = ["Pool"]
 
@@ -168,6 +170,31 @@ class Pool:
 
     def cancel(self, part: Slice, ranges: Ranges, *, force: bool) -> list[Command]:
         """Skip calls that have not begun; with `force` kill those that have."""
+        self._skip(part, ranges, CANCELLED_BEFORE, "cancelled")
+        if not force:
+            return []
+        part.cancelled.update(ranges)
+        return self._kill_all("cancelled", _is_cancelled)
+
+    def leased(self, part: Slice) -> list[Command]:
+        """A slice's exclusive calls may be run for longer."""
+        self._queue.update(part)
+        return [
+            LeaseWorker(slot=worker.slot, until_ms=part.leased_until_ms)
+            for worker in self._workers
+            if any(given.part is part for given in worker.given)
+        ]
+
+    def expire(self, part: Slice) -> list[Command]:
+        """A slice's lease is over: nothing of it may run, or go on running, here."""
+        part.is_expired = True
+        everything = ((part.low, part.high),)
+        self._skip(part, everything, LEASE_OVER, "lost")
+        part.cancelled.update(everything)
+        return self._kill_all("cancelled", _is_cancelled)
+
+    def _skip(self, part: Slice, ranges: Ranges, item: bytes, reason: str) -> None:
+        """End calls that have not begun."""
         gone = RangeSet()
         for low, high in ranges:
             gone.update(part.todo.common(low, high))
@@ -175,11 +202,7 @@ class Pool:
             part.todo.remove(low, high)
         self._queue.update(part)
         for low, high in gone:
-            self._report(part, low, high, _CANCELLED_BEFORE, "cancelled")
-        if not force:
-            return []
-        part.cancelled.update(ranges)
-        return self._kill_all("cancelled", _is_cancelled)
+            self._report(part, low, high, item, reason)
 
     def forget(self, part: Slice) -> list[Command]:
         """Drop a slice and kill what runs of it. Nothing is reported of it any more."""
@@ -236,7 +259,7 @@ class Pool:
         if not event.errors:
             self._times.measured(part.function, event.count, event.run_us)
         if event.count == 1 and len(event.items) > CALL_BYTES_MAX:
-            item = _too_large(len(event.items))
+            item = too_large(len(event.items))
             self._report(part, event.first, end, item, "unreadable")
         elif not part.is_forgotten:
             errors = tuple([(at, reason, part.is_final(reason)) for at, reason in event.errors])
@@ -248,7 +271,7 @@ class Pool:
                 run_us=event.run_us,
             )
             self._ended(part, piece)
-        if part.header.options.fresh:
+        if part.is_fresh:
             return self._kill(worker, "fresh")
         return []
 
@@ -295,13 +318,19 @@ class Pool:
             after.restart_ms = now_ms + min(RESTART_AFTER_MS_MAX, wait_ms)
         self._workers[event.slot] = after
         notes: list[Command] = []
+        if event.lease_over and worker.why == "":
+            # The watchdog was quicker than we were.
+            worker.why = "cancelled"
+            for given in worker.given:
+                given.part.is_expired = True
+                given.part.cancelled.add(given.low, given.high)
         victim = _victim(event, worker)
         if victim is not None:
             after.last = victim
             self._blame(event, worker, *victim)
         if worker.why in ("", "broken"):
             where = "" if victim is None else f" call={victim[0].header.task}.{victim[1]}"
-            text = f"worker ended: {_cause(event)} slot={event.slot}{where}"
+            text = f"worker ended: {cause_of(event)} slot={event.slot}{where}"
             notes.append(Note(level="warning", text=text))
         if worker.why == "cancelled":
             self._end_cancelled(worker)
@@ -312,9 +341,9 @@ class Pool:
         """What becomes of the call that a worker was in when it ended, if that is its own doing."""
         match worker.why:
             case "" | "broken":
-                reason, item = "died", _death(event, part)
+                reason, item = "died", death(event, part)
             case "timeout" if worker.timed_out == (part.assignment, index):
-                reason, item = "timeout", _timeout(part.header.options.timeout_ms)
+                reason, item = "timeout", timeout(part.header.options.timeout_ms)
             case _:
                 return
         _cut_out(worker, part, RangeSet([(index, index + 1)]))
@@ -326,7 +355,10 @@ class Pool:
                 if given.part is part:
                     for low, high in part.cancelled.common(given.low, given.high):
                         _cut_out(worker, part, RangeSet([(low, high)]))
-                        self._report(part, low, high, _CANCELLED_RUNNING, "cancelled")
+                        if part.is_expired:
+                            self._report(part, low, high, LEASE_OVER, "lost")
+                        else:
+                            self._report(part, low, high, CANCELLED_RUNNING, "cancelled")
 
     def _report(self, part: Slice, low: int, high: int, item: bytes, reason: str) -> None:
         """The calls [low, high) have ended with the same error."""
@@ -417,7 +449,7 @@ class Pool:
             short_us = self._short_us(part)
             if worker.given and short_us is None:
                 break
-            if part.header.options.fresh and worker.was_used:
+            if part.is_fresh and worker.was_used:
                 commands.extend(self._kill(worker, "fresh"))
                 return
             count = 1
@@ -432,6 +464,8 @@ class Pool:
                 continue
             chunks.append(chunk)
             fair -= chunk.high - chunk.low
+            if part.leased_until_ms:
+                commands.append(LeaseWorker(slot=worker.slot, until_ms=part.leased_until_ms))
             if part.function not in worker.known:
                 code.append(self._code_of(part))
             worker.known.pop(part.function, None)
@@ -453,6 +487,7 @@ class Pool:
                     drop=drop,
                     code=tuple(code),
                     chunks=tuple(chunks),
+                    until_ms=worker.given[-1].part.leased_until_ms,
                 )
             )
 
@@ -571,47 +606,3 @@ def _wakeup_of(worker: _Worker) -> int | None:
         timeout = worker.since_ms + timeout_ms
         due = timeout if due is None else min(due, timeout)
     return due
-
-
-def _cause(event: WorkerExited) -> str:
-    """Why a worker ended, as a clause."""
-    if event.signal == "SIGKILL":
-        return "it was killed (SIGKILL), probably out of memory"
-    if event.signal:
-        return f"it died of signal {event.signal}"
-    if event.exit_code is None:
-        return "it is gone"
-    return f"it exited with code {event.exit_code}"
-
-
-def _death(event: WorkerExited, part: Slice) -> bytes:
-    """The outcome of a call whose worker died by itself."""
-    details: dict[str, object] = {"deaths": part.deaths + 1}
-    if event.signal:
-        details["signal"] = event.signal
-    else:
-        details["exit_code"] = event.exit_code
-    code = OUT_OF_MEMORY if event.signal == "SIGKILL" else WORKER_DIED
-    text = f"The worker process that ran the call ended: {_cause(event)}."
-    return system_error(code, text, **details)
-
-
-def _too_large(size_bytes: int) -> bytes:
-    """The outcome of a call whose result is above the limit."""
-    text = (
-        f"The call's result has {size_bytes} bytes, above the limit of {CALL_BYTES_MAX}; "
-        "return less, or write it where the client can read it."
-    )
-    return system_error(NOT_SERIALIZABLE, text)
-
-
-def _timeout(timeout_ms: int) -> bytes:
-    text = (
-        f"The call ran longer than its limit of {timeout_ms / 1000:g} s and was ended; "
-        "give it more time with timeout_s, or make it shorter."
-    )
-    return system_error(TIMEOUT, text, timeout_ms=timeout_ms)
-
-
-_CANCELLED_BEFORE = system_error(CANCELLED, "The call was cancelled before it began.")
-_CANCELLED_RUNNING = system_error(CANCELLED, "The call was cancelled while it ran, and was ended.")

@@ -61,6 +61,12 @@ class Slice:
     pieces: dict[int, Piece] = field(default_factory=dict)
     """Outcomes that are not acknowledged, by their first index."""
     has_code: bool = False
+    has_lease: bool = True
+    """Whether exclusive calls of it may be run now; others always may."""
+    leased_until_ms: int = 0
+    """... and until when; 0: they are not exclusive."""
+    is_expired: bool = False
+    """Its lease is over: what is still killed of it ends for that reason."""
     is_forgotten: bool = False
     announced: Literal["no", "sent", "yes"] = "no"
     announced_ms: int = 0
@@ -82,6 +88,7 @@ class Slice:
             calls=assignment.calls,
             announce=assignment.announce,
             function=function_key(header),
+            has_lease=not header.options.exclusive,
             todo=RangeSet([(assignment.low, assignment.high)]),
         )
 
@@ -89,7 +96,10 @@ class Slice:
     def is_runnable(self) -> bool:
         """Whether a worker may be given calls of it now."""
         return (
-            self.todo.count > 0 and self.has_code and (not self.announce or self.announced == "yes")
+            self.todo.count > 0
+            and self.has_code
+            and self.has_lease
+            and (not self.announce or self.announced == "yes")
         )
 
     @property
@@ -103,8 +113,13 @@ class Slice:
 
         If such a worker dies there is no doubt which call was begun.
         """
+        return self.header.options.at_most_once or self.is_fresh or self.announce
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether each of its calls has a worker of its own, of which nothing outlives the call."""
         options = self.header.options
-        return options.at_most_once or options.fresh or self.announce
+        return options.fresh or options.exclusive
 
     @property
     def state(self) -> Literal["running", "queued", "unacknowledged"]:
@@ -150,7 +165,7 @@ class Slice:
 
     def is_final(self, reason: str) -> bool:
         """Whether an error of this reason ends its call, or another attempt may follow."""
-        if reason == "cancelled":
+        if reason in ("cancelled", "lost"):
             # Whoever ordered that knows what became of the call: its client has ended it, or
             # another attempt settles it (also a controller's that gave this device up too early).
             return False

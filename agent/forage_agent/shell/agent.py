@@ -24,11 +24,13 @@ from forage_agent.core.events import (
     ExitProcess,
     InputDropped,
     KillWorker,
+    LeaseWorker,
     RunCalls,
     StartWorker,
     TakeBack,
 )
 from forage_agent.core.settings import PROGRESS_EVERY_MS, Settings
+from forage_agent.shell.clock import now_ms
 from forage_agent.shell.host import (
     HostReader,
     core_strength,
@@ -78,11 +80,6 @@ class _Entropy:
     def uniform(self, a: float, b: float, /) -> float:
         """A number between `a` and `b`."""
         return a + (b - a) * int.from_bytes(os.urandom(6), "big") / 2**48
-
-
-def now_ms() -> int:
-    """Monotonic milliseconds."""
-    return time.monotonic_ns() // 1_000_000
 
 
 def capabilities_of(config: Config) -> DeviceCapabilities:
@@ -195,7 +192,7 @@ class Agent:
         match command:
             case io.Publish():
                 self._publish(command)
-            case RunCalls() | StartWorker() | TakeBack() | KillWorker():
+            case RunCalls() | StartWorker() | TakeBack() | KillWorker() | LeaseWorker():
                 self._workers.carry_out(command)
             case io.Note():
                 logger.log(logging.getLevelNamesMapping()[command.level.upper()], command.text)
@@ -243,7 +240,7 @@ class Agent:
             if moment is not None
         ]
         # Rounded up to the clock's next millisecond: a wake-up before its time does nothing.
-        return max(0.0, min(due) - time.monotonic_ns() / 1_000_000) / 1_000
+        return max(0.0, min(due) / 1_000 - time.clock_gettime(time.CLOCK_BOOTTIME))
 
     # -- the connection -------------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 To a worker:
 
     [drop: [key, ...], code: [[key, form, python, data], ...],
-     chunks: [[assignment, low, high, key, client_python, calls], ...], may_follow: bool]
+     chunks: [[assignment, low, high, key, client_python, calls], ...], may_follow: bool,
+     until_ms: 0, or when exclusive calls must not begin any more]
 
 From a worker, each an array that begins with its kind:
 
@@ -16,7 +17,8 @@ Beside the socket a worker has a control socket: each 8 bytes there ask it to gi
 has not begun, and say how many frames it was sent before.
 
 Agent and zygote say, in one CBOR array each: [START, slot] with the worker's five descriptors
-(socket, control, stdout, stderr, shared page); [KILL, slot]; and back [EXITED, slot, pid, status].
+(socket, control, stdout, stderr, shared page); [KILL, slot]; [LEASE, slot, until_ms], at which time
+the worker is killed whatever the agent does; and back [EXITED, slot, pid, status, lease_over].
 """
 
 import socket
@@ -38,6 +40,7 @@ __all__ = [
     "WORKER_DESCRIPTORS",
     "ZYGOTE_EXITED",
     "ZYGOTE_KILL",
+    "ZYGOTE_LEASE",
     "ZYGOTE_START",
     "FrameError",
     "FrameReader",
@@ -53,6 +56,7 @@ LOADED: Final = 3
 ZYGOTE_START: Final = 0
 ZYGOTE_KILL: Final = 1
 ZYGOTE_EXITED: Final = 2
+ZYGOTE_LEASE: Final = 3
 WORKER_DESCRIPTORS: Final = 5
 
 LENGTH_BYTES: Final = 4

@@ -5,7 +5,6 @@ value that is not known, never an error.
 """
 
 import fcntl
-import glob
 import json
 import os
 import socket
@@ -288,9 +287,17 @@ def _cpu_ticks(root: str) -> tuple[int, int]:
     return total - fields[3] - fields[4], total
 
 
+def _entries(folder: str) -> list[str]:
+    """The paths of what is in a folder; none where there is no such folder."""
+    try:
+        return sorted(os.path.join(folder, name) for name in os.listdir(folder))
+    except OSError:
+        return []
+
+
 def _thermal_path(root: str) -> str:
     """The processor's thermal zone, or the first one."""
-    zones = sorted(glob.glob(f"{root}/sys/class/thermal/thermal_zone*"))
+    zones = [zone for zone in _entries(f"{root}/sys/class/thermal") if "/thermal_zone" in zone]
     preferred = [
         zone for zone in zones if any(word in _read(f"{zone}/type") for word in ("cpu", "x86_pkg"))
     ]
@@ -299,7 +306,7 @@ def _thermal_path(root: str) -> str:
 
 
 def _battery_path(root: str) -> str:
-    for supply in sorted(glob.glob(f"{root}/sys/class/power_supply/*")):
+    for supply in _entries(f"{root}/sys/class/power_supply"):
         if _read(f"{supply}/type") == "Battery" and os.path.exists(f"{supply}/capacity"):
             return f"{supply}/capacity"
     return ""

@@ -25,6 +25,7 @@ from typing import Any
 
 import cbor2
 
+from forage_agent.shell.clock import now_ms
 from forage_agent.shell.frames import (
     CONTROL_BYTES,
     LENGTH_BYTES,
@@ -286,7 +287,10 @@ class Worker:
         data = self._receive(int.from_bytes(length, "big")) if length else b""
         if not data:
             return False
-        drop, code, chunks, may_follow = cbor2.loads(data)
+        drop, code, chunks, may_follow, until_ms = cbor2.loads(data)
+        while until_ms and now_ms() >= until_ms:
+            # The agent was held up: the zygote is about to kill us, and nothing may begin here.
+            signal.pause()
         with self._lock:
             self._frames_read += 1
             for key in drop:

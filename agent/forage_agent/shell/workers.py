@@ -19,6 +19,7 @@ import cbor2
 from forage_agent.core.events import (
     Event,
     KillWorker,
+    LeaseWorker,
     LogLines,
     RunCalls,
     StartWorker,
@@ -38,6 +39,7 @@ from forage_agent.shell.frames import (
     RETURNED,
     ZYGOTE_EXITED,
     ZYGOTE_KILL,
+    ZYGOTE_LEASE,
     ZYGOTE_START,
     FrameError,
     FrameReader,
@@ -134,7 +136,9 @@ class Workers:
 
     # -- orders ---------------------------------------------------------------------------------
 
-    def carry_out(self, order: StartWorker | RunCalls | TakeBack | KillWorker) -> None:
+    def carry_out(
+        self, order: StartWorker | RunCalls | TakeBack | KillWorker | LeaseWorker
+    ) -> None:
         """An order of the core."""
         match order:
             case StartWorker():
@@ -148,6 +152,8 @@ class Workers:
                     _send_if_possible(worker.control, asked)
             case KillWorker():
                 self._tell_zygote([ZYGOTE_KILL, order.slot])
+            case LeaseWorker():
+                self._tell_zygote([ZYGOTE_LEASE, order.slot, order.until_ms])
 
     def _start(self, slot: int) -> None:
         if self._zygote is None:
@@ -178,6 +184,7 @@ class Workers:
                 for one in order.chunks
             ],
             order.may_follow,
+            order.until_ms,
         ]
         worker.frames_sent += 1
         self._watch(worker, worker.writer.write(pack(frame)))
@@ -242,10 +249,10 @@ class Workers:
             if not message:
                 self._lost_zygote()
                 return
-            kind, slot, _pid, status = cbor2.loads(message)
+            kind, slot, _pid, status, lease_over = cbor2.loads(message)
             worker = self._workers.get(slot)
             if kind == ZYGOTE_EXITED and worker is not None:
-                self._end(worker, _exited(slot, status))
+                self._end(worker, _exited(slot, status, lease_over))
 
     def _lost_zygote(self) -> None:
         """Its workers die with it: the kernel sees to that."""
@@ -340,6 +347,7 @@ class Workers:
                 signal=event.signal,
                 assignment=assignment,
                 index=index,
+                lease_over=event.lease_over,
             )
         )
 
@@ -395,14 +403,14 @@ def _event_of(slot: int, frame: Any) -> Event:
     raise ValueError(f"a frame of the unknown kind {kind}")
 
 
-def _exited(slot: int, status: int) -> WorkerExited:
+def _exited(slot: int, status: int, lease_over: bool) -> WorkerExited:
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         try:
             name = signal.Signals(number).name
         except ValueError:
             name = f"SIG{number}"
-        return WorkerExited(slot=slot, signal=name)
+        return WorkerExited(slot=slot, signal=name, lease_over=lease_over)
     return WorkerExited(slot=slot, exit_code=os.WEXITSTATUS(status))
 
 

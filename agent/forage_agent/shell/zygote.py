@@ -4,6 +4,9 @@ It holds no MQTT and no thread, so that a fork of it is clean, and it has loaded
 needs, so that a worker is there in a millisecond. It is the parent of all workers: it tells the
 agent how each of them ended, and kills what they leave behind.
 
+It is also the watchdog of exclusive calls: it kills a worker whose lease is over even if the agent
+itself hangs.
+
 The agent asks it through a socket, and is told of every end (module `frames` says how).
 When the agent's end closes, for whatever reason, the zygote kills all and ends.
 """
@@ -19,10 +22,12 @@ import time
 
 import cbor2
 
+from forage_agent.shell.clock import now_ms
 from forage_agent.shell.frames import (
     WORKER_DESCRIPTORS,
     ZYGOTE_EXITED,
     ZYGOTE_KILL,
+    ZYGOTE_LEASE,
     ZYGOTE_START,
 )
 from forage_agent.shell.system import (
@@ -43,6 +48,8 @@ _NOT_STARTED_STATUS = 71 << 8
 _SWEEP_AGAIN_S = 0.02
 _SWEEP_S_MAX = 2.0
 """What does not die within this time (it hangs in the kernel) is not waited for."""
+_LOOK_EVERY_MS = 250
+"""At leases: a wait does not count the time in which the machine is suspended, a lease does."""
 
 
 class _Worker:
@@ -51,6 +58,8 @@ class _Worker:
         self.folder = folder
         self.status = 0
         self.died_s = 0.0
+        self.until_ms = 0
+        self.lease_over = False
 
 
 class Zygote:
@@ -61,6 +70,7 @@ class Zygote:
         self._workers: dict[int, _Worker] = {}
         self._dead: dict[int, _Worker] = {}
         self._pids: dict[int, int] = {}
+        self._leased: dict[int, _Worker] = {}
         self._root = _make_folder(os.environ.get("TMPDIR") or "/tmp", "forage-agent-")
         # Those who clean up old files leave a locked folder alone.
         self._lock = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -80,16 +90,33 @@ class Zygote:
         poll.register(self._wake_read, select.POLLIN)
         try:
             while True:
-                ready = poll.poll(_SWEEP_AGAIN_S * 1_000 if self._dead else None)
+                ready = poll.poll(self._wait_ms())
                 readable = {descriptor: None for descriptor, _events in ready}
                 if self._wake_read in readable:
                     os.read(self._wake_read, 4_096)
                 if self._agent.fileno() in readable and not self._on_message():
                     return
                 self._reap()
+                self._end_leases()
                 self._sweep()
         finally:
             self._end()
+
+    def _wait_ms(self) -> float | None:
+        if self._dead:
+            return _SWEEP_AGAIN_S * 1_000
+        if self._leased:
+            first_ms = min([worker.until_ms for worker in self._leased.values()])
+            return max(0, min(first_ms - now_ms(), _LOOK_EVERY_MS))
+        return None
+
+    def _end_leases(self) -> None:
+        """Kill the workers that the agent has not prolonged the lease of."""
+        for pid, worker in list(self._leased.items()):
+            if worker.until_ms <= now_ms():
+                worker.lease_over = True
+                del self._leased[pid]
+                kill_tree(pid)
 
     def _on_message(self) -> bool:
         message, descriptors, _flags, _address = socket.recv_fds(
@@ -104,6 +131,11 @@ class Zygote:
             pid = self._pids.get(order[1])
             if pid is not None:
                 kill_tree(pid)
+        elif order[0] == ZYGOTE_LEASE:
+            pid = self._pids.get(order[1])
+            if pid in self._workers:
+                worker = self._leased[pid] = self._workers[pid]
+                worker.until_ms = order[2]
         return True
 
     def _start(self, slot: int, descriptors: list[int]) -> None:
@@ -116,7 +148,7 @@ class Zygote:
             sys.stderr.write(f"forage agent: no worker process could be started: {error}\n")
             for descriptor in descriptors:
                 os.close(descriptor)
-            self._agent.send(cbor2.dumps([ZYGOTE_EXITED, slot, 0, _NOT_STARTED_STATUS]))
+            self._agent.send(cbor2.dumps([ZYGOTE_EXITED, slot, 0, _NOT_STARTED_STATUS, False]))
             return
         if pid == 0:
             # From here on this is the worker: it must never return into the zygote's loop.
@@ -144,6 +176,7 @@ class Zygote:
                 return
             if pid == 0:
                 return
+            self._leased.pop(pid, None)
             worker = self._workers.pop(pid, None)
             if worker is not None:
                 worker.status = status
@@ -169,7 +202,8 @@ class Zygote:
                 del self._pids[worker.slot]
             remove_tree(worker.folder)
             try:
-                self._agent.send(cbor2.dumps([ZYGOTE_EXITED, worker.slot, pid, worker.status]))
+                last = [ZYGOTE_EXITED, worker.slot, pid, worker.status, worker.lease_over]
+                self._agent.send(cbor2.dumps(last))
             except OSError:
                 pass  # The agent is gone; the next read says so.
 

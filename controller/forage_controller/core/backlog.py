@@ -123,6 +123,10 @@ def queue_key(header: Header) -> QueueKey:
             options.at_most_once,
             options.fresh,
             options.wait_ms,
+            options.backoff_ms,
+            options.clones,
+            options.exclusive,
+            options.lease_ms,
         ]
     )
 
@@ -139,6 +143,7 @@ def _requirement(header: Header) -> Requirement:
             options.requires,
             options.devices,
             options.at_most_once,
+            options.exclusive,
         ]
     )
 

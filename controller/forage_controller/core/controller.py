@@ -21,6 +21,8 @@ from forage_controller.core.effects import Effects
 from forage_controller.core.feasible import why_not
 from forage_controller.core.fleet import Fleet
 from forage_controller.core.intake import Intake
+from forage_controller.core.later import Later
+from forage_controller.core.leases import Leases
 from forage_controller.core.ledger import Ledger
 from forage_controller.core.links import Links
 from forage_controller.core.losses import Losses
@@ -70,7 +72,7 @@ class ControllerCore:
         config: Name, root topic, detection time, limits.
         recovered: What the store held at start.
         start: This process start's random part of its sessions (16 hexadecimal digits).
-        seed: For decisions that want chance (none so far depends on more than order).
+        seed: For what is left to chance: how long retries wait.
 
     The shell's duties:
         1. Connect with `will` as the MQTT will, subscribe to `Topics.controller_subscriptions`,
@@ -118,10 +120,25 @@ class ControllerCore:
             self._pages,
             self._codes,
         )
-        self.settlement = Settlement(config, effects, self.backlog, self.assignments, self.ledger)
+        self.later = Later(self.backlog, self.ledger.tasks)
+        self.leases = Leases(self.assignments, effects)
+        self.settlement = Settlement(
+            config,
+            effects,
+            self.backlog,
+            self.later,
+            self.assignments,
+            self.ledger,
+            self._random,
+        )
         self._archive = Archive(effects, self.ledger)
         self.losses = Losses(
-            self.backlog, self.assignments, self.ledger, self.settlement, self._spared
+            self.backlog,
+            self.later,
+            self.assignments,
+            self.ledger,
+            self.settlement,
+            self._spared,
         )
         self.fleet = Fleet(
             config,
@@ -178,6 +195,7 @@ class ControllerCore:
             self.reconciler,
             self._monitor,
             self._codes,
+            self.leases,
             self._refused_epoch,
         )
         self._unheard = recover(
@@ -258,6 +276,7 @@ class ControllerCore:
                 self.clients.next_wakeup_ms(),
                 self.settlement.next_wakeup_ms(),
                 self._starvation.next_wakeup_ms(),
+                self.later.next_wakeup_ms(),
                 self.dispatcher.next_wakeup_ms(),
                 self._unheard_until_ms,
                 self._expire_ms,
@@ -332,6 +351,7 @@ class ControllerCore:
         self.fleet.connected(self._session, self.epoch, now_ms)
         self.reconciler.listen_from(now_ms)
         self._starvation.listen_from(now_ms)
+        self.leases.listen_from(now_ms)
         self._monitor.connected()
         if self._unheard:
             self._unheard_until_ms = (
@@ -450,6 +470,7 @@ class ControllerCore:
         self.fleet.busy = len(self.assignments.busy)
         self.fleet.check(now_ms)
         self.reconciler.expire(now_ms)
+        self.later.check(now_ms)
         self._starvation.check(now_ms)
         # Before new work: a device that keeps one outcome at a time has room for it by this.
         for device, rows in self.settlement.take_acknowledgements(now_ms):

@@ -36,6 +36,8 @@ def why_not(device: Device, header: Header) -> str:
         return "it has no slots"
     if header.options.devices and device.name not in header.options.devices:
         return "not one of the devices asked for"
+    if header.options.exclusive and capabilities.profile == "mcu":
+        return "a microcontroller keeps no leases, which exclusive calls need"
     if header.function in device.lacks:
         return "it refused this function as unknown"
     return _why_not_code(capabilities, header) or _why_not_required(capabilities, header)

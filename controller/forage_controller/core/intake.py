@@ -7,6 +7,7 @@ from forage_controller.core.clients import Clients
 from forage_controller.core.codes import CodeShelf
 from forage_controller.core.effects import Effects
 from forage_controller.core.fleet import Fleet
+from forage_controller.core.leases import Leases
 from forage_controller.core.ledger import Ledger
 from forage_controller.core.monitor import Monitor
 from forage_controller.core.reconcile import Reconciler
@@ -32,6 +33,7 @@ from forage_wire.messages import (
     NeedCode,
     Outcomes,
     Progress,
+    Renew,
     Started,
     Trimmed,
 )
@@ -65,6 +67,7 @@ class Intake:
         reconciler: Reconciler,
         monitor: Monitor,
         codes: CodeShelf,
+        leases: Leases,
         refused_epoch: Callable[[Device, int, str], None],
     ) -> None:
         self._effects = effects
@@ -77,6 +80,7 @@ class Intake:
         self._reconciler = reconciler
         self._monitor = monitor
         self._codes = codes
+        self._leases = leases
         self._refused_epoch = refused_epoch
 
     def controller_presence(self, topic: ParsedTopic, payload: bytes) -> ControllerPresence | None:
@@ -179,6 +183,8 @@ class Intake:
                 self._resend_code(device, message.hashes)
             case Progress():
                 self._on_progress(device, message)
+            case Renew():
+                self._leases.on_renew(device, message, now_ms)
             case Accepted() | Beat():
                 pass
             case _:

@@ -21,7 +21,6 @@ from forage_wire.errors import DecodeError
 from forage_wire.limits import TASK_CALLS_MAX
 from forage_wire.messages import Header, OutcomeSet
 from forage_wire.messages import Page as PageMessage
-from forage_wire.ranges import RangeSet
 
 __all__ = ["Ledger", "PageRefused"]
 
@@ -94,6 +93,8 @@ class Ledger:
             or not header.task.startswith(client.name + "-")
         ):
             raise PageRefused("invalid", "a page names another client than the one that sent it")
+        if header.options.exclusive and header.settle != "controller":
+            raise PageRefused("invalid", "exclusive calls must be settled by the controller")
         if header.task in self.released:
             return None
         task = self.tasks.get(header.task)
@@ -223,11 +224,7 @@ class Ledger:
 
     def queue(self, task: Task, page: Page, now_ms: int) -> None:
         """Let wait what of a page is neither done nor with a device."""
-        taken = RangeSet(task.done.common(page.first, page.end))
-        for opened in page.open.values():
-            for low, high in opened.reported.missing(opened.low, opened.end):
-                taken.add(low, high)
-        for low, high in taken.missing(page.first, page.end):
+        for low, high in page.free(task.done, page.first, page.end):
             for pending in by_counters(task, page, low, high):
                 self._backlog.add(pending, now_ms)
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from forage_controller.core.assignments import Assignments
 from forage_controller.core.backlog import Backlog, Pending
+from forage_controller.core.later import Later
+from forage_controller.core.leases import Leases
 from forage_controller.core.ledger import Ledger
 from forage_controller.core.settlement import Settlement
 from forage_controller.core.state import Counters, Device, Open
@@ -27,12 +29,14 @@ class Losses:
     def __init__(
         self,
         backlog: Backlog,
+        later: Later,
         assignments: Assignments,
         ledger: Ledger,
         settlement: Settlement,
         spared: Callable[[Header, list[str]], bool],
     ) -> None:
         self._backlog = backlog
+        self._later = later
         self._assignments = assignments
         self._ledger = ledger
         self._settlement = settlement
@@ -67,8 +71,12 @@ class Losses:
         maybe = rest[0].low if opened.sent else -1
         for pending in rest:
             waiting.extend(self._lost_pieces(opened, pending, maybe, why, now_ms))
+        free_ms = Leases.over_ms(opened)
         for pending in reversed(waiting):
-            self._backlog.add(pending, now_ms, front=True)
+            if free_ms > now_ms:
+                self._later.add(pending, free_ms)
+            else:
+                self._backlog.add(pending, now_ms, front=True)
         self._ledger.dirty[task.id] = task
 
     def _lost_pieces(

@@ -7,16 +7,18 @@ keep it, the device keeps it, and is asked for it again when there is.
 
 from collections.abc import Iterable
 from dataclasses import replace
+from random import Random
 
 from forage_controller.core.assignments import Assignments
 from forage_controller.core.backlog import Backlog, Pending
 from forage_controller.core.config import CoreConfig
 from forage_controller.core.effects import Effects
+from forage_controller.core.later import Later
 from forage_controller.core.ledger import Ledger
 from forage_controller.core.operations import SaveCounters, SaveOutcomes
 from forage_controller.core.state import Counters, Device, Open, Task
 from forage_wire.errors import DecodeError
-from forage_wire.limits import DEATHS_MAX, RANGES_MAX, UNFINISHED_PART_BYTES_MAX
+from forage_wire.limits import BACKOFF_MS_MAX, DEATHS_MAX, RANGES_MAX, UNFINISHED_PART_BYTES_MAX
 from forage_wire.messages import OutcomeSet
 from forage_wire.ranges import Ranges, RangeSet
 from forage_wire.system_errors import CANCELLED, system_error
@@ -24,6 +26,8 @@ from forage_wire.tags import slice_tag_valid
 
 __all__ = ["Settlement"]
 
+NO_FAULT = ("cancelled", "lost")
+"""Reasons of errors that say nothing about the call: it was told to end, or its lease was over."""
 _OUTCOMES_AT_ONCE = 4_096
 """Controller-made outcomes in one set."""
 _DATA_BYTES_MAX = UNFINISHED_PART_BYTES_MAX - 128 * 1024
@@ -38,10 +42,14 @@ class Settlement:
         config: CoreConfig,
         effects: Effects,
         backlog: Backlog,
+        later: Later,
         assignments: Assignments,
         ledger: Ledger,
+        random: Random,
     ) -> None:
         self._limits = config.limits
+        self._later = later
+        self._random = random
         self._effects = effects
         self._backlog = backlog
         self._assignments = assignments
@@ -97,7 +105,11 @@ class Settlement:
             device.refusals = 0
             self._assignments.reported(opened, outcomes.ranges, now_ms)
         for pending in again:
-            self._backlog.add(pending, now_ms)
+            wait_ms = self._back_off_ms(opened.counters, pending) if opened is not None else 0
+            if wait_ms:
+                self._later.add(pending, now_ms + wait_ms)
+            else:
+                self._backlog.add(pending, now_ms)
         self._acknowledge_once_committed(device, outcomes)
         self._ledger.release_if_over(task, now_ms)
         return True
@@ -183,6 +195,18 @@ class Settlement:
                 Pending(task=task, page=opened.page, low=index, high=index + 1, counters=counters)
             )
         return again
+
+    def _back_off_ms(self, before: Counters, pending: Pending) -> int:
+        """How long a call that raised waits: between half and all of what doubles each time.
+
+        By chance, lest those that failed together because of one thing come back together.
+        """
+        tries = pending.counters[0]
+        first_ms = pending.page.header.options.backoff_ms
+        if not first_ms or tries == before[0]:
+            return 0
+        most_ms = min(BACKOFF_MS_MAX, first_ms << min(tries - 1, 16))
+        return self._random.randint((most_ms + 1) // 2, most_ms)
 
     def count(self, task: Task, index: int, counters: Counters) -> None:
         """Move a call's counters."""
@@ -414,7 +438,7 @@ def _moved(task: Task, opened: Open, index: int, reason: str) -> Counters:
     tries, deaths, losses = task.counters.get(index, opened.counters)
     if reason == "died":
         deaths += 1
-    elif reason != "cancelled":
+    elif reason not in NO_FAULT:
         tries += 1
     return (tries, deaths, losses)
 

@@ -171,6 +171,14 @@ class Page:
                 near.update(self.near.get(block, ()))
         return [opened for opened in near.values() if opened.low < high and low < opened.end]
 
+    def free(self, done: RangeSet, low: int, high: int) -> list[tuple[int, int]]:
+        """What of [low, high) is neither done nor with a device that is still to answer for it."""
+        taken = RangeSet(done.common(low, high))
+        for opened in self.holding(low, high) if self.open else ():
+            for start, end in opened.reported.missing(opened.low, opened.end):
+                taken.add(start, end)
+        return taken.missing(low, high)
+
     def items(self) -> list[object] | None:
         """The calls one by one; None where they must be loaded. DecodeError: they are none."""
         if self.cut is None and self.calls is not None:
@@ -336,6 +344,8 @@ class Open:
     """... or to kill."""
     sent: bool = False
     """Its device may have it."""
+    leased_ms: int | None = None
+    """When its device was last told that it may run these (exclusive) calls; None: never."""
 
     @property
     def is_running(self) -> bool:

@@ -1,8 +1,8 @@
-"""The MQTT library without the HTTP stack that it loads for websockets through proxies.
+"""The MQTT library without what it loads and is not used here.
 
 `paho.mqtt.client` imports `urllib.request`, and with it some 35 modules and 2 MiB, to look up a
-proxy for a transport that is not used here. An empty module stands in its place during the import
-alone; whoever needs the real one loads it as always.
+proxy for websockets; `uuid`, to invent client ids, which we always give. Empty modules stand in
+their place during the import alone; whoever needs the real ones loads them as always.
 """
 
 import sys
@@ -10,13 +10,12 @@ from types import ModuleType
 
 __all__ = ["Client", "MQTTMessage"]
 
-_UNUSED = "urllib.request"
+_UNUSED = [name for name in ("urllib.request", "uuid") if name not in sys.modules]
 
-_stands_in = _UNUSED not in sys.modules
-if _stands_in:
-    sys.modules[_UNUSED] = ModuleType(_UNUSED)
+for _name in _UNUSED:
+    sys.modules[_name] = ModuleType(_name)
 try:
     from paho.mqtt.client import Client, MQTTMessage
 finally:
-    if _stands_in:
-        del sys.modules[_UNUSED]
+    for _name in _UNUSED:
+        del sys.modules[_name]

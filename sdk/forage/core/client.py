@@ -339,7 +339,8 @@ class ClientCore:
             python_min=event.python_min,
             code=event.code,
             options=event.options,
-            settle=event.settle,
+            # Only there can an attempt that was given up never win.
+            settle="controller" if event.options.exclusive else event.settle,
         )
 
     def _on_submitted(self, event: CallsSubmitted, out: list[Command]) -> None:

@@ -9,6 +9,7 @@ from forage_sim.oracles.bounded_queues import BoundedQueues
 from forage_sim.oracles.closed_never_settles import ClosedNeverSettles
 from forage_sim.oracles.commit_first import CommitFirst
 from forage_sim.oracles.every_call_ends import EveryCallEnds
+from forage_sim.oracles.exclusive_alone import ExclusiveAlone
 from forage_sim.oracles.fair_verdicts import FairVerdicts
 from forage_sim.oracles.nothing_left import NothingLeft
 from forage_sim.oracles.one_right_outcome import OneRightOutcome
@@ -29,6 +30,7 @@ def all_oracles(world: "World") -> list[Oracle]:
         OneRightOutcome(world),
         StartedOnce(world),
         AtMostOnce(world),
+        ExclusiveAlone(world),
         CommitFirst(world),
         ClosedNeverSettles(world),
         FairVerdicts(world),
