@@ -359,8 +359,8 @@ AGENT_MUTANTS = (
     Mutant(
         name="an attempt that was called off ends its call",
         file=AGENT + "slices.py",
-        old='if reason == "cancelled":',
-        new='if reason == "called off":',
+        old='if reason in ("cancelled", "lost"):',
+        new='if reason in ("called off", "lost"):',
         oracles=("OneRightOutcome",),
         quick=True,
     ),
