@@ -37,9 +37,12 @@ LEAVER = Path(__file__).with_name("leaver.py")
 class ProxiedCluster(LocalCluster):
     """A local cluster in which controller and devices reach the broker through proxies."""
 
-    def __init__(self, proxies: Proxies, **settings: Any) -> None:
+    def __init__(
+        self, proxies: Proxies, prefixes: Mapping[str, Sequence[str]], **settings: Any
+    ) -> None:
         super().__init__(**settings)
         self.proxies = proxies
+        self.prefixes = dict(prefixes)
         self.is_lasting = settings.get("engine") == "mosquitto"
 
     @property
@@ -57,29 +60,30 @@ class ProxiedCluster(LocalCluster):
         command = super()._service_command(module, name, *flags)
         role = "controller" if module == "forage_controller" else name
         command[command.index("--broker") + 1] = self.url_through(role)
-        return command
+        return [*self.prefixes.get(role, ()), *command]
 
     def _broker_command(self) -> list[str]:
         command = super()._broker_command()
         if self.is_lasting:
             start = command.index("-m")
             command[start : start + 2] = [lasting_broker.__file__]
-        return command
+        return [*self.prefixes.get("broker", ()), *command]
 
 
 class Leaver:
     """A client as a process of its own, which hands work over and may be killed or frozen."""
 
-    def __init__(self, url: str, proxy: Proxy, gate: Path, token: str, calls: int) -> None:
+    def __init__(
+        self, url: str, proxy: Proxy, gate: Path, token: str, calls: int, tasks: int = 1
+    ) -> None:
         """Start it; it is not waited for."""
         self.token = token
         self.calls = calls
-        self.task = ""
         self.acknowledged: set[str] = set()
         """Tasks whose only page was acknowledged to it."""
         proxy.watch(lambda _, packet: self._note(packet.topic, packet.payload))
-        command = [sys.executable, str(LEAVER), url, str(gate), token, str(calls)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, str(LEAVER), url, str(gate), token, str(calls), str(tasks)]
+        self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
     def _note(self, topic: str, payload: bytes) -> None:
         if "/to/" not in topic:
@@ -97,10 +101,9 @@ class Leaver:
             self._process.send_signal(number)
 
     def end(self) -> None:
-        """Kill it if it lives, and learn what it had said by then."""
+        """Kill it if it lives."""
         self.signal(signal.SIGKILL)
-        said, _ = self._process.communicate()
-        self.task = said.strip()
+        self._process.wait()
 
 
 class Ground:
@@ -116,6 +119,7 @@ class Ground:
         slots: int = SLOTS,
         detect_s: float = DETECT_S,
         env: Mapping[str, str] | None = None,
+        prefixes: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Nothing is started yet.
 
@@ -127,12 +131,14 @@ class Ground:
             slots: Calls that each runs at a time.
             detect_s: Silence after which a device counts as dead.
             env: Environment variables of all services.
+            prefixes: For some roles, a command (by its whole path) that runs their own.
         """
         self.engine = engine
         self.folder = folder
         self.proxies = Proxies(seed)
         self.cluster = ProxiedCluster(
             self.proxies,
+            prefixes or {},
             engine=engine,
             devices=devices,
             slots=slots,
@@ -146,6 +152,8 @@ class Ground:
         """Folder and work of the round before this one."""
         self.done: list[str] = []
         """What was done to it in this round, in order."""
+        self._killed: dict[str, None] = {}
+        """Roles that were sent SIGKILL, and that the kernel may not have ended yet."""
 
     def __enter__(self) -> Self:
         self.proxies.__enter__()
@@ -192,10 +200,10 @@ class Ground:
         """The one before this role."""
         return self.proxies.add(role)
 
-    def launch_leaver(self, gate: Path, token: str, calls: int) -> Leaver:
+    def launch_leaver(self, gate: Path, token: str, calls: int, tasks: int = 1) -> Leaver:
         """Start a client that may be killed."""
         url = self.cluster.url_through("leaver")
-        self.leaver = Leaver(url, self.proxy("leaver"), gate, token, calls)
+        self.leaver = Leaver(url, self.proxy("leaver"), gate, token, calls, tasks)
         return self.leaver
 
     # -- blows ------------------------------------------------------------------------------------
@@ -217,6 +225,8 @@ class Ground:
         service = self.services[role]
         if not service.is_running:
             return
+        if number == signal.SIGKILL:
+            self._killed[role] = None
         with contextlib.suppress(ProcessLookupError):
             os.kill(service.pid, number)
         if number == signal.SIGSTOP:
@@ -231,6 +241,7 @@ class Ground:
             return
         # What was struck dead a moment ago may not be known to be dead yet.
         service.kill()
+        self._killed.pop(role, None)
         if role == "broker" and not keeps_disk:
             self.forget_disk()
         self.note(f"start {role}" + ("" if keeps_disk else " without its disk"))
@@ -253,7 +264,11 @@ class Ground:
 
     def dead(self) -> Sequence[str]:
         """The roles that do not run."""
-        return [role for role, service in self.services.items() if not is_alive(service)]
+        return [
+            role
+            for role, service in self.services.items()
+            if role in self._killed or not is_alive(service)
+        ]
 
     def wait_until_whole(self, limit_s: float) -> None:
         """Until the controller holds every device for alive; ForageError where it does not."""

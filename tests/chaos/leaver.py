@@ -1,4 +1,4 @@
-"""A client that hands over one task, says which, and waits until it is killed. A program."""
+"""A client that hands over tasks and waits until it is killed. A program."""
 
 import sys
 import time
@@ -15,10 +15,9 @@ def wait_and_name(gate: str, token: str, index: int) -> str:
 
 
 if __name__ == "__main__":
-    url, gate, token, calls = sys.argv[1:]
+    url, gate, token, calls, tasks = sys.argv[1:]
     client = forage.connect(url, user="tester", timeout_s=60)
     count = int(calls)
-    batch = client.submit_all(wait_and_name, [gate] * count, [token] * count, range(count))
-    print(batch.id, flush=True)
-    batch.wait()
+    rows = [[gate] * count, [token] * count, range(count)]
+    batches = [client.submit_all(wait_and_name, *rows) for _ in range(int(tasks))]
     time.sleep(3600)

@@ -2,7 +2,7 @@
 
     host ── veth ── hub (the broker; nft drops what a test says)
 
-Each host reaches the broker at an address of its own link, 10.77.N.1. The test's process is a host,
+Each host reaches the broker at an address of its own link, 10.X.N.1. The test's process is a host,
 too, so that its clients can be cut off like others. All names carry this process's id.
 """
 
@@ -56,6 +56,12 @@ def run(*command: str) -> str:
     return done.stdout
 
 
+def _free_network() -> str:
+    """The first two numbers of addresses that no link of this process's own namespace has."""
+    known = run("ip", "-4", "-o", "addr")
+    return next(f"10.{number}" for number in range(77, 255) if f" 10.{number}." not in known)
+
+
 class Fleet:
     """A broker, a controller and devices, each on a host of its own, and clients on another."""
 
@@ -73,6 +79,7 @@ class Fleet:
         self.hosts = ["client", "controller", *self.names]
         self._tag = f"{os.getpid():x}{next(_numbers)}"
         self._hub = f"forage-{self._tag}-hub"
+        self._net = _free_network()
         self._keeper: Keeper | None = None
         self.processes: dict[str, LocalProcess] = {}
 
@@ -122,7 +129,7 @@ class Fleet:
                 "netns",
                 self._hub,
             )
-            run("ip", "-n", self._hub, "addr", "add", f"10.77.{number}.1/24", "dev", inner)
+            run("ip", "-n", self._hub, "addr", "add", f"{self._net}.{number}.1/24", "dev", inner)
             run("ip", "-n", self._hub, "link", "set", inner, "up")
             at: list[str] = []
             if host != "client":
@@ -131,7 +138,7 @@ class Fleet:
                 run("ip", "link", "set", outer, "netns", space)
                 at = ["-n", space]
                 run("ip", *at, "link", "set", "lo", "up")
-            run("ip", *at, "addr", "add", f"10.77.{number}.2/24", "dev", outer)
+            run("ip", *at, "addr", "add", f"{self._net}.{number}.2/24", "dev", outer)
             run("ip", *at, "link", "set", outer, "up")
         self._nft("add table inet forage")
         for chain in ("input", "output"):
@@ -145,7 +152,7 @@ class Fleet:
         return run("ip", "netns", "exec", self._hub, "nft", rule)
 
     def _rule(self, host: str, way: str, verdict: str) -> None:
-        address = f"10.77.{self.hosts.index(host) + 1}.2"
+        address = f"{self._net}.{self.hosts.index(host) + 1}.2"
         if way == FROM:
             self._nft(f"add rule inet forage input ip saddr {address} {verdict}")
         else:
@@ -184,7 +191,7 @@ class Fleet:
     def url(self, host: str) -> str:
         """The broker, as this host reaches it; the login is for nobody but the rule that an open
         broker elsewhere must be asked for."""
-        return f"mqtt://tester:tester@10.77.{self.hosts.index(host) + 1}.1:{PORT}"
+        return f"mqtt://tester:tester@{self._net}.{self.hosts.index(host) + 1}.1:{PORT}"
 
     def _start(self) -> None:
         keeper = self._keeper = Keeper(folder_to_remove=None)

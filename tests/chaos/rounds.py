@@ -86,11 +86,11 @@ def play(ground: Ground, seed: int) -> Round:
         ground.heal(spares_silent=plan.spares_silent)
         healed_s = time.monotonic()
         deadline_s = healed_s + SETTLE_S
+        ground.wait_until_whole(SETTLE_S)
         result.problems += _judge(ground, works, deadline_s)
         result.settle_s = time.monotonic() - healed_s
         if leaver is not None:
             result.problems += _attach(ground, gate, deadline_s)
-        ground.wait_until_whole(max(1.0, deadline_s - time.monotonic()))
         if not result.problems:
             result.problems += _await_release(ground)
             result.problems += _look_again(ground)
