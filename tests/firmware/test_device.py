@@ -331,6 +331,19 @@ def test_an_error_is_final_only_on_the_last_try(harness: Harness) -> None:
     assert the_outcome(give(harness, 4, last, seen=2))[1] == ((0, "error", True),)
 
 
+def test_the_number_of_an_outcome_that_was_forgotten_before_it_was_seen_still_comes(
+    harness: Harness,
+) -> None:
+    joined(harness)
+    give(harness, 2, assignment("lab.echo", 7))
+    harness.inbox(message("acknowledge", 3, 1, r=[[NUMBER, [[0, 1]]]]))
+    assert the_outcome(give(harness, 4, assignment("lab.echo", 8, number=NUMBER + 1))) == ([8], ())
+    said = read([item for _ms, item in harness.advance(1_000)])
+    [again] = [each for each in said if not isinstance(each, Beat)]
+    # Or the controller would wait for it for ever.
+    assert again.n == 2
+
+
 # -- calls that take long ---------------------------------------------------------------------------
 
 

@@ -1,6 +1,8 @@
 """Both firmware clients in a fleet: a real broker, a real controller, calls from the SDK."""
 
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,12 +51,15 @@ class Tap:
     def outcomes(self) -> list[bytes]:
         return [one for topic, one in self.heard if "/task/" in topic and is_a(one, Outcomes)]
 
+    def acknowledged(self) -> set[int]:
+        """The assignments whose outcomes are committed, and forgotten by the device."""
+        found = [decode(one) for topic, one in self.heard if "/inbox/" in topic]
+        messages = [one for one in found if isinstance(one, Acknowledge)]
+        return {number for one in messages for number, _ranges in one.rows}
+
     def wait_for_acknowledgements(self, count: int) -> None:
-        """Until so many outcomes are committed, and the device has forgotten them."""
         with self._changed:
-            assert self._changed.wait_for(
-                lambda: sum(is_a(one, Acknowledge) for _, one in self.heard) >= count, WAIT_S
-            )
+            assert self._changed.wait_for(lambda: len(self.acknowledged()) >= count, WAIT_S)
 
     def wait_for_outcomes(self, count: int) -> list[bytes]:
         with self._changed:
@@ -85,6 +90,13 @@ def blink(client: Client, seconds: float) -> "forage.Future[int]":
     return client.options(retries=0).submit("lab.board.blink", 1, ms=int(500 * seconds))
 
 
+def runs_until(board: Board, last: "forage.Future[int]") -> int:
+    """How many calls the board ran up to this one, by its terminal."""
+    task, _, index = last.id.rpartition(".")
+    board.wait_for(f"{RUNS} {task} {index}")
+    return board.count(RUNS)
+
+
 def is_lost(client: Client, board: Board) -> bool:
     return client.device(board.name).state == "lost"
 
@@ -106,8 +118,9 @@ def test_calls_are_answered_one_after_another(client: Client, board: Board) -> N
     batch = client.submit_all("lab.board.adc", [index % 4 for index in range(40)])
     assert batch.results(timeout=WAIT_S) == [1000 * (index % 4) + 7 for index in range(40)]
     assert client.submit("lab.board.blink", 2, ms=1).result(WAIT_S) == 2
-    assert client.submit("lab.board.adc", channel=1).result(WAIT_S) == 1007
-    assert board.count(RUNS) == 43
+    last = client.submit("lab.board.adc", channel=1)
+    assert last.result(WAIT_S) == 1007
+    assert runs_until(board, last) == 43
 
 
 def test_a_label_leads_to_it_and_python_functions_do_not(client: Client, board: Board) -> None:
@@ -135,11 +148,45 @@ def test_what_it_cannot_do_is_an_error_that_says_so(client: Client, board: Board
     assert client.submit("lab.board.adc", 1).result(WAIT_S) == 1007
 
 
+def test_the_sdk_performs_what_it_has(client: Client, board: Board) -> None:
+    device = client.device(board.name)
+    assert device.has_task("lab.board.adc")
+    assert device.perform("lab.board.adc", [3], store=False) == 3007
+    assert device.perform("lab.board.blink", {"times": 2, "ms": 1}) == 2
+    with pytest.raises(ValueError, match="no channel -1"):
+        device.perform("lab.board.adc", [-1])
+    with pytest.raises(forage.NoDevice, match=r"lab\.board\.adc, lab\.board\.blink"):
+        device.perform("lab.board.dac", [1])
+
+
+def forage_prints(cluster: LocalCluster, *arguments: str) -> str:
+    """What the command `forage` prints of this cluster."""
+    command = [sys.executable, "-m", "forage.cli", *arguments, "--broker", cluster.broker_url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=WAIT_S)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_terminal_shows_and_runs_what_it_has(
+    cluster: LocalCluster, client: Client, board: Board
+) -> None:
+    shown = dict(
+        line.split(None, 1)
+        for line in forage_prints(cluster, "device", "get", board.name).splitlines()
+        if " " in line.strip()
+    )
+    assert shown["functions"] == "lab.board.adc=1, lab.board.blink=1"
+    assert shown["profile"] == "mcu"
+    assert shown["labels"] == f"room={board.name}"
+    assert forage_prints(cluster, "run", "lab.board.adc", "2").strip() == "2007"
+
+
 def test_a_call_longer_than_the_detection_time_is_not_taken_for_a_death(
     client: Client, board: Board
 ) -> None:
-    assert blink(client, 2).result(WAIT_S) == 1
-    assert board.count(RUNS) == 1
+    future = blink(client, 2)
+    assert future.result(WAIT_S) == 1
+    assert runs_until(board, future) == 1
 
 
 def test_a_repeated_assignment_is_answered_from_memory(
@@ -156,8 +203,9 @@ def test_a_repeated_assignment_is_answered_from_memory(
     tap.say_again(given)
     assert tap.wait_for_outcomes(before + 1)[-1] == first
     cluster.controller.thaw()
-    assert client.submit("lab.board.adc", 1).result(WAIT_S) == 1007
-    assert board.count(RUNS) == 2
+    last = client.submit("lab.board.adc", 1)
+    assert last.result(WAIT_S) == 1007
+    assert runs_until(board, last) == 2
 
 
 # -- killed, frozen, cut off ------------------------------------------------------------------------
@@ -175,7 +223,7 @@ def test_one_that_is_killed_is_noticed_and_comes_back_with_a_new_session(
     until_alive(client, board)
     assert client.device(board.name).session.partition("-")[0] != before.partition("-")[0]
     assert future.result(WAIT_S) == 1
-    assert board.count(RUNS) == 2
+    board.wait_for(RUNS, 2)
 
 
 def test_one_that_freezes_is_noticed_by_its_silence(client: Client, board: Board) -> None:
@@ -197,8 +245,9 @@ def test_a_controller_restart_in_the_midst_of_a_call(
     cluster.controller.kill()
     cluster.controller.start()
     assert future.result(WAIT_S) == 1
-    assert client.submit("lab.board.adc", 1).result(WAIT_S) == 1007
-    assert board.count(RUNS) == 2
+    last = client.submit("lab.board.adc", 1)
+    assert last.result(WAIT_S) == 1007
+    assert runs_until(board, last) == 2
     assert board.count("connected as") == 1
 
 
@@ -211,9 +260,10 @@ def test_an_outcome_outlives_the_controller_that_never_read_it(
     tap.wait_for_outcomes(1)
     cluster.controller.start()
     # It is said again on the new link, acknowledged, and room for the next.
-    assert client.submit("lab.board.adc", 1).result(WAIT_S) == 1007
+    last = client.submit("lab.board.adc", 1)
+    assert last.result(WAIT_S) == 1007
     assert future.result(WAIT_S) == 1
-    assert board.count(RUNS) == 2
+    assert runs_until(board, last) == 2
 
 
 def test_a_broker_that_comes_back_empty(
@@ -231,9 +281,10 @@ def test_a_broker_that_comes_back_empty(
     start, _, counter = client.device(board.name).session.partition("-")
     assert start == before.partition("-")[0]
     assert int(counter) > 1
-    assert client.submit("lab.board.adc", 1).result(WAIT_S) == 1007
+    last = client.submit("lab.board.adc", 1)
+    assert last.result(WAIT_S) == 1007
     # The call itself went on through it.
-    assert board.count(RUNS) == 2
+    assert runs_until(board, last) == 2
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -283,9 +334,10 @@ def test_a_second_board_of_the_same_name_is_told_so_and_ends(
     second.start()
     try:
         second.end()
-        assert second.count("forage: refused:") == 1
-        assert client.submit("lab.board.adc", 1).result(WAIT_S) == 1007
-        assert board.count(RUNS) == 1
+        second.wait_for("forage: refused: another device named")
+        last = client.submit("lab.board.adc", 1)
+        assert last.result(WAIT_S) == 1007
+        assert runs_until(board, last) == 1
     finally:
         second.kill()
 

@@ -1,6 +1,8 @@
 """What a client asks its controller: devices, tasks, history, logs, attach."""
 
+import dataclasses
 import json
+import pickle
 from functools import partial
 from typing import Any
 
@@ -185,3 +187,82 @@ def test_garbage_on_its_topics_does_not_stop_a_client(fleet: Fleet, client: fora
         for payload in (b"", b"\xff" * 100, b"{}", encode(Query(id=1, what="tasks"))):
             fleet.publish(topic, payload)
     assert client.submit(add, 1, 2).result(WAIT_S) == 3
+
+
+# -- functions that devices have by themselves ------------------------------------------------------
+
+
+def offering(fleet: Fleet, **functions: str) -> None:
+    """One device that has these."""
+    names = {name.replace("__", "."): version for name, version in functions.items()}
+    answers(fleet, "devices", [{"name": "pi1", "profile": "mcu", "functions": names}])
+
+
+def test_a_device_performs_what_it_has(fleet: Fleet, client: forage.Client) -> None:
+    fleet.named["org.app.task"] = lambda value, times=2: value * times
+    offering(fleet, org__app__task="1")
+    device = client.device("pi1")
+    assert device.perform("org.app.task", [3, 2], store=False) == 6
+    assert device.perform("org.app.task", (4,)) == 8
+    assert device.perform("org.app.task", {"value": 5, "times": 3}) == 15
+    [options] = {call.header.options for call in fleet.calls.values()}
+    assert options.devices == ("pi1",)
+    assert {call.header.form for call in fleet.calls.values()} == {"named"}
+
+
+def test_performing_keeps_the_options_of_the_view_that_it_came_from(
+    fleet: Fleet, client: forage.Client
+) -> None:
+    fleet.named["org.app.task"] = abs
+    offering(fleet, org__app__task="1")
+    [device] = client.options(at_most_once=True, retries=3).devices()
+    assert device.perform("org.app.task", [-1]) == 1
+    [call] = fleet.calls.values()
+    assert (call.header.options.at_most_once, call.header.options.retries) == (True, 3)
+
+
+def test_what_a_device_lacks_is_said_at_once_with_what_it_has(
+    fleet: Fleet, client: forage.Client
+) -> None:
+    offering(fleet, org__app__task="1", org__app__other="1")
+    device = client.device("pi1")
+    with pytest.raises(forage.NoDevice, match=r"org\.app\.task, org\.app\.other") as caught:
+        device.perform("org.app.misspelt")
+    assert "no function org.app.misspelt" in caught.value.reasons["pi1"]
+    assert not fleet.calls
+
+
+def test_a_function_installed_since_the_record_was_made_is_performed(
+    fleet: Fleet, client: forage.Client
+) -> None:
+    offering(fleet)
+    device = client.device("pi1")
+    fleet.named["org.app.task"] = abs
+    offering(fleet, org__app__task="1")
+    assert device.perform("org.app.task", [-1]) == 1
+
+
+def test_what_performing_does_not_take_is_an_error_that_says_so(
+    fleet: Fleet, client: forage.Client
+) -> None:
+    offering(fleet, org__app__task="1")
+    device = client.device("pi1")
+    with pytest.raises(ValueError, match="store=True would leave the result on the device"):
+        device.perform("org.app.task", [1], store=True)
+    with pytest.raises(TypeError, match=r"perform\('org\.app\.task', \['text'\]\)"):
+        device.perform("org.app.task", "text")
+    with pytest.raises(forage.ForageError, match="belongs to no client"):
+        forage.DeviceInfo(name="pi1", functions={"org.app.task": "1"}).perform("org.app.task")
+    assert not fleet.calls
+
+
+def test_a_record_is_equal_and_shown_whoever_asked_for_it(
+    fleet: Fleet, client: forage.Client
+) -> None:
+    offering(fleet, org__app__task="1")
+    device = client.device("pi1")
+    row = {"name": "pi1", "profile": "mcu", "functions": {"org.app.task": "1"}}
+    assert device == forage.DeviceInfo.from_row(row)
+    assert pickle.loads(pickle.dumps(device)) == device
+    assert "client" not in repr(device)
+    assert "client" not in dataclasses.asdict(device)
