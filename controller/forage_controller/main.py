@@ -2,6 +2,9 @@
 
 0: told to stop (SIGTERM). 1: the store cannot be written. 2: usage, configuration, a state
 directory that cannot be used, or another controller rules. 130: interrupted (SIGINT).
+
+With `--standby` a process has one role after the other: it stands by, rules when nobody else does,
+and stands by again where another rules in its place.
 """
 
 import gc
@@ -11,8 +14,11 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from forage_controller.config import PROGRAM, read_config
+from forage_controller.config import PROGRAM, ControllerConfig, read_config
 from forage_controller.shell.controller import Controller
+from forage_controller.shell.database import StateInUse
+from forage_controller.shell.program import EXIT_OTHER_RULES, Identity
+from forage_controller.shell.standby import Standby
 from forage_controller.shell.store import StoreError
 from forage_wire.shell.logs import start_logging
 
@@ -40,24 +46,65 @@ def main(argv: Sequence[str] | None = None) -> int:
     # What is loaded now stays, and what tasks are made of is mostly freed by its last reference.
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
-    try:
-        controller = Controller(
-            config, start=secrets.token_hex(8), client_id_part=secrets.token_hex(8)
-        )
-    except StoreError as error:
-        sys.stderr.write(f"{PROGRAM}: {error}\n")
-        return EXIT_USAGE
+    roles = _Roles(config)
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        controller.stop(EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_DONE)
+        roles.stop(EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_DONE)
 
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        return controller.run()
+        return roles.run()
+    except StoreError as error:
+        sys.stderr.write(f"{PROGRAM}: {error}\n")
+        return EXIT_USAGE
     finally:
-        controller.close()
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+class _Roles:
+    """What one process is, one after the other."""
+
+    def __init__(self, config: ControllerConfig) -> None:
+        self._config = config
+        self._identity = Identity(start=secrets.token_hex(8), client_id_part=secrets.token_hex(8))
+        self._present: Standby | Controller | None = None
+        self._stop_code: int | None = None
+
+    def stop(self, code: int) -> None:
+        """End, whatever it is now; from a signal handler."""
+        self._stop_code = code
+        if self._present is not None:
+            self._present.stop(code)
+
+    def run(self) -> int:
+        """Serve until the end; the answer is the exit code."""
+        while True:
+            epoch = 0
+            if self._config.standby:
+                standby = Standby(self._config, self._identity)
+                code = self._serve(standby)
+                if not standby.takes_over:
+                    return code
+                epoch = standby.epoch
+            try:
+                controller = Controller(self._config, self._identity, epoch=epoch)
+            except StateInUse:
+                if self._config.standby:
+                    continue  # Another that waited for it was quicker.
+                raise
+            code = self._serve(controller)
+            if not self._config.standby or code != EXIT_OTHER_RULES:
+                return code
+
+    def _serve(self, role: Standby | Controller) -> int:
+        self._present = role
+        if self._stop_code is not None:
+            role.stop(self._stop_code)
+        try:
+            return role.run()
+        finally:
+            role.close()
 
 
 if __name__ == "__main__":

@@ -125,6 +125,12 @@ class ControllerStats:
     """Keys in messages that it did not know, since start."""
     detect_ms: Annotated[int, "detect_ms", fields.UINT] = 0
     """Longest effective detection time of any device."""
+    standbys: Annotated[dict[str, int], "standbys", kinds.text_map(value=fields.UINT)] = field(
+        default_factory=dict
+    )
+    """Controllers that stand by and follow: name -> committed groups that they have not."""
+    copying: Annotated[tuple[str, ...], "copying", kinds.list_of(fields.NAME, 64)] = ()
+    """Controllers that stand by and have no complete copy yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,6 +86,11 @@ __all__ = [
     "Trimmed",
     "Unusable",
     "Welcome",
+    "Join",
+    "Journal",
+    "Replicated",
+    "Snapshot",
+    "StandbyRefused",
 ]
 
 # -- linked messages ----------------------------------------------------------------------------
@@ -388,6 +393,9 @@ class ClientInventory(Linked):
         kinds.list_of(kinds.row(fields.TASK, fields.INDEX, fields.RANGES)),
     ]
     """(task, calls submitted so far, collected)."""
+    acknowledged: Annotated[tuple[tuple[str, Ranges], ...], "a", fields.TASK_RANGES] = ()
+    """Calls whose pages were acknowledged, so that the client has them no more, and that have no
+    outcome: whoever does not know them either has lost them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -466,6 +474,58 @@ class Answer(Linked):
     body: Annotated[bytes, "d", kinds.data(CALL_BYTES_MAX)]
 
 
+# -- between controllers (standby, replica) -----------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join(Linked):
+    """A standby's first message on a link: it is to hear of the active controller, and be fed."""
+
+    schema: Annotated[int, "v", fields.UINT]
+    """Of its store: another one's snapshot is of no use to it."""
+    beat_ms: Annotated[int, "b", fields.DURATION]
+    """It wants a sign of life at least this often."""
+    copy: Annotated[bool, "k", kinds.boolean()] = True
+    """False: it waits for the same disk, and wants signs of life alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicated(Linked):
+    """The standby has committed all groups up to this one."""
+
+    position: Annotated[int, "p", fields.UINT]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot(Linked):
+    """A piece of the active controller's store, as it was at one position; pieces come in order."""
+
+    position: Annotated[int, "p", fields.UINT]
+    offset: Annotated[int, "o", fields.UINT]
+    size: Annotated[int, "z", fields.UINT]
+    """Of the whole, in bytes."""
+    data: Annotated[bytes, "d", fields.BLOB]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Journal(Linked):
+    """Committed groups, in order, each after all earlier ones; a large one comes in pieces."""
+
+    position: Annotated[int, "p", fields.UINT]
+    """Of the last group in it."""
+    more: Annotated[bool, "m", kinds.boolean()] = False
+    """The next message goes on with the same data."""
+    data: Annotated[bytes, "d", fields.BLOB]
+    """The CBOR array of operations, or a piece of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandbyRefused(Linked):
+    """This standby cannot be fed: why, and what to do."""
+
+    reason: Annotated[str, "r", fields.SENTENCE]
+
+
 # -- tables -------------------------------------------------------------------------------------
 
 CBOR_MESSAGES: dict[str, type[Linked]] = {
@@ -510,5 +570,11 @@ CBOR_MESSAGES: dict[str, type[Linked]] = {
     "released": Released,
     "submission-refused": SubmissionRefused,
     "answer": Answer,
+    # between controllers
+    "join": Join,
+    "replicated": Replicated,
+    "snapshot": Snapshot,
+    "journal": Journal,
+    "standby-refused": StandbyRefused,
 }
 """The value of key `t` for each message."""

@@ -69,7 +69,7 @@ class ParsedTopic:
 
     Branches: `device-presence`, `device-capabilities`, `device-load`, `controller-presence`,
     `controller-stats`, `verdict`, `client-presence`, `status`, `log`, `inbox`, `outbox`, `task`,
-    `from`, `to`.
+    `from`, `to`, `standby`, `replica`.
     """
 
     branch: str
@@ -152,6 +152,14 @@ class Topics:
     def to_client(self, user: str, client: str) -> str:
         return f"{self.prefix}to/{user}/{client}"
 
+    def standby(self, controller: str) -> str:
+        """What the active controller says to the one of this name, which stands by."""
+        return f"{self.prefix}standby/{controller}"
+
+    def replica(self, controller: str) -> str:
+        """What the controller of this name, which stands by, says to the active one."""
+        return f"{self.prefix}replica/{controller}"
+
     # -- subscriptions ----------------------------------------------------------------------
 
     def controller_subscriptions(self) -> list[tuple[str, int]]:
@@ -166,6 +174,14 @@ class Topics:
             (f"{self.prefix}task/+/+/+/+", 1),
             (f"{self.prefix}from/+/+", 1),
             (f"{self.prefix}log/+/+/+/+", 0),
+            (f"{self.prefix}replica/+", 1),
+        ]
+
+    def standby_subscriptions(self, controller: str) -> list[tuple[str, int]]:
+        """What a controller listens to while it stands by."""
+        return [
+            (self.standby(controller), 1),
+            (f"{self.prefix}controller/+/presence", 1),
         ]
 
     def device_subscriptions(self, device: str) -> list[tuple[str, int]]:
@@ -225,6 +241,8 @@ class Topics:
                     )
             case [("inbox" | "outbox") as branch, device] if is_name(device):
                 return ParsedTopic(branch=branch, device=device)
+            case [("standby" | "replica") as branch, controller] if is_name(controller):
+                return ParsedTopic(branch=branch, controller=controller)
             case [("from" | "to") as branch, user, client] if _is_client(user, client):
                 return ParsedTopic(branch=branch, user=user, client=client)
         return None

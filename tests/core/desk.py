@@ -311,12 +311,13 @@ class Desk:
         start: str = START,
         limits: Limits | None = None,
         acknowledge_after_ms: int = 0,
+        synchronous: bool = False,
     ) -> None:
         self.now_ms = 1_000
         self.start = start
         # At once unless a test is about that, for most of them let no time pass.
         limits = replace(limits or Limits(), acknowledge_after_ms=acknowledge_after_ms)
-        config = CoreConfig(detect_ms=detect_ms, limits=limits)
+        config = CoreConfig(detect_ms=detect_ms, limits=limits, synchronous=synchronous)
         self.core = ControllerCore(config, recovered or RecoveredState(), start)
         self.commits = True
         self.uncommitted: list[Save] = []

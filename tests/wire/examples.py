@@ -150,7 +150,9 @@ FULL: dict[str, Linked] = {
     "cancel": m.Cancel(task=TASK, ranges=((0, 2),), force=True),
     "collected": m.Collected(rows=_ROWS),
     "fetch": m.Fetch(rows=_ROWS),
-    "client-inventory": m.ClientInventory(rows=((TASK, 4_098, ((0, 4),)),)),
+    "client-inventory": m.ClientInventory(
+        rows=((TASK, 4_098, ((0, 4),)),), acknowledged=((TASK, ((4, 4_096),)),)
+    ),
     "attach": m.Attach(task=TASK),
     "query": m.Query(id=5, what="drain", name="pi-1", arguments={"on": "true"}),
     "welcome": m.Welcome(minor=0, packet_bytes_max=65_536, devices=3),
@@ -161,6 +163,17 @@ FULL: dict[str, Linked] = {
         task=TASK, reason="full", text="The controller's archive is full."
     ),
     "answer": m.Answer(id=5, ok=False, body=b'"no device pi-9"'),
+    "join": m.Join(schema=1, beat_ms=125, copy=False),
+    "replicated": m.Replicated(position=41),
+    "snapshot": m.Snapshot(position=40, offset=0, size=28_672, data=b"SQLite format 3\x00"),
+    "journal": m.Journal(
+        position=41,
+        more=True,
+        data=cbor2.dumps([["ClosedAssignment", NUMBER], ["SaveReleased", TASK, False]]),
+    ),
+    "standby-refused": m.StandbyRefused(
+        reason="its store has schema 2 and this controller's 1: bring both to one version of forage"
+    ),
 }
 """Every message with each of its own fields off its default."""
 
@@ -194,6 +207,9 @@ LEAST: dict[str, Linked] = {
     "query": m.Query(id=0, what="devices"),
     "welcome": m.Welcome(minor=0),
     "answer": m.Answer(id=0, body=b"[]"),
+    "client-inventory": m.ClientInventory(rows=()),
+    "join": m.Join(schema=1, beat_ms=3_750),
+    "journal": m.Journal(position=1, data=b""),
 }
 """Messages with nothing but what is required, where they have optional fields of their own."""
 
@@ -246,6 +262,8 @@ DOCUMENTS: dict[str, object] = {
         dropped=1,
         ignored=2,
         detect_ms=15_000,
+        standbys={"attic": 2},
+        copying=("shed",),
     ),
     "verdict": m.DeviceVerdict(verdict="suspect", why="silent for 8 s", since_s=8),
     "client-presence": m.ClientPresence(state="online", session=SESSION),

@@ -39,6 +39,8 @@ BUILT = {
     "task": TOPICS.task("ann", LEVELS["client"], LEVELS["task"], "pi-1"),
     "from": TOPICS.from_client("ann", LEVELS["client"]),
     "to": TOPICS.to_client("ann", LEVELS["client"]),
+    "standby": TOPICS.standby("main"),
+    "replica": TOPICS.replica("main"),
 }
 MESSAGES: dict[str, type] = {**CBOR_MESSAGES, **JSON_DOCUMENTS}
 RULE_OF_CHANNEL = {
@@ -47,6 +49,8 @@ RULE_OF_CHANNEL = {
     "task": "task-message",
     "from": "from-client-message",
     "to": "to-client-message",
+    "standby": "standby-message",
+    "replica": "replica-message",
 }
 
 
@@ -167,6 +171,7 @@ def test_programs_receive_what_they_subscribe_to() -> None:
         "controller": TOPICS.controller_subscriptions(),
         "device": TOPICS.device_subscriptions("pi-1"),
         "client": TOPICS.client_subscriptions("ann", LEVELS["client"]),
+        "standby": TOPICS.standby_subscriptions("main"),
     }
     for program, filters in subscriptions.items():
         received = {
@@ -189,7 +194,7 @@ def test_text_branches_alone_are_read_by_monitors_and_retained() -> None:
     assert operations("monitor", "receive").keys() == text
     assert operations("monitor", "send") == {}
     sent: dict[str, bool] = {}
-    for program in ("device", "controller", "client"):
+    for program in ("device", "controller", "standby", "client"):
         for channel, binding in operations(program, "send").items():
             assert channel not in sent, "one program writes each branch"
             sent[channel] = binding["retain"]

@@ -61,6 +61,8 @@ def test_every_topic_parses_to_what_it_was_built_from(
         ),
         (topics.from_client(user, client), "from", owner),
         (topics.to_client(user, client), "to", owner),
+        (topics.standby(controller), "standby", {"controller": controller}),
+        (topics.replica(controller), "replica", {"controller": controller}),
     ):
         for _ in range(2):  # the second time from memory
             parsed = topics.parse(topic)

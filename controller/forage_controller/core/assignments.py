@@ -88,7 +88,10 @@ class Assignments:
         wire = _wire(opened, calls, beat_ms)
         header = pending.page.header
         if header.options.at_most_once or header.settle == "controller":
-            self._effects.after_commit(lambda _at_ms: self._make_ready(opened, wire), urgent=True)
+            # On every disk from which somebody may rule: another would run it a second time.
+            self._effects.after_commit(
+                lambda _at_ms: self._make_ready(opened, wire), urgent=True, everywhere=True
+            )
         else:
             self._make_ready(opened, wire)
         return opened

@@ -376,11 +376,19 @@ class Clients:
                 client.link.send(
                     SubmissionRefused(
                         task=task_id,
-                        reason="unknown",
-                        text="the controller knows nothing of this task: its store was lost or "
-                        "replaced; submit it again",
+                        reason="data-lost",
+                        text="The controller knows nothing of this task: its store was lost or "
+                        "replaced, or it took over before it was told of it; submit it again.",
                     )
                 )
+        for task_id, ranges in inventory.acknowledged:
+            task = client.tasks.get(task_id)
+            if task is not None and not _has_pages(task, ranges):
+                text = (
+                    f"The controller does not have all calls of task {task_id}: it took over "
+                    "before it was told of them, and the client has them no more; submit it again."
+                )
+                self._refuse(client, task_id, PageRefused("data-lost", text), now_ms)
 
     def _collected_elsewhere(self, client: Client, task: Task, collected: Ranges) -> None:
         """What was collected for an owner who was thought gone: it is offered that again."""
@@ -509,3 +517,9 @@ def _portions(rows: list[tuple[str, Ranges]]) -> Iterable[tuple[tuple[str, Range
         size += 1 + len(row[1])
     if portion:
         yield tuple(portion)
+
+
+def _has_pages(task: Task, ranges: Ranges) -> bool:
+    """Whether all these calls are in pages that are here."""
+    here = RangeSet([(page.first, page.end) for page in task.pages.values()])
+    return all(here.covers(low, high) for low, high in ranges)

@@ -1,5 +1,13 @@
 """What the controller's core orders, and the events that are its own."""
 
+from forage_controller.core.feed import (
+    CloseSnapshot,
+    OpenSnapshot,
+    ReadSnapshot,
+    SnapshotFailed,
+    SnapshotOpened,
+    SnapshotRead,
+)
 from forage_controller.core.operations import (
     CodeLoaded,
     LoadCode,
@@ -44,6 +52,20 @@ Event = (
     | PageLoaded
     | CodeLoaded
     | OutcomesLoaded
+    | SnapshotOpened
+    | SnapshotFailed
+    | SnapshotRead
 )
 
-Command = Publish | Save | LoadPage | LoadCode | LoadOutcomes | Exit | Note
+Command = (
+    Publish
+    | Save
+    | LoadPage
+    | LoadCode
+    | LoadOutcomes
+    | OpenSnapshot
+    | ReadSnapshot
+    | CloseSnapshot
+    | Exit
+    | Note
+)

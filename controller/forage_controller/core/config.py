@@ -79,6 +79,8 @@ class Limits:
     """Devices known; what others say is dropped. One dead for `keep_ms` is forgotten."""
     clients: int = 50_000
     """Clients known; what others say is dropped."""
+    standby_bytes: int = 128 * 1024 * 1024
+    """Committed groups that wait for a standby; one further behind begins with a new copy."""
     client_messages: int = 64
     """Messages that may wait for a client to see earlier ones; outcomes beyond are offered to it
     later."""
@@ -96,4 +98,6 @@ class CoreConfig:
     reconnect_spread_ms: int = 500
     """Least spread of first reconnects; grows with the fleet (fleet / 500 s)."""
     software: str = ""
+    synchronous: bool = False
+    """What waits for a commit waits for that of every standby that follows, too."""
     limits: Limits = Limits()

@@ -19,6 +19,7 @@ from forage_controller.core.config import CoreConfig
 from forage_controller.core.dispatch import Dispatcher
 from forage_controller.core.effects import Effects
 from forage_controller.core.feasible import why_not
+from forage_controller.core.feed import SnapshotFailed, SnapshotOpened, SnapshotRead
 from forage_controller.core.fleet import Fleet
 from forage_controller.core.intake import Intake
 from forage_controller.core.later import Later
@@ -40,11 +41,13 @@ from forage_controller.core.pages import PageCache
 from forage_controller.core.queries import Queries
 from forage_controller.core.reconcile import Reconciler
 from forage_controller.core.recover import recover
+from forage_controller.core.replicas import Replicas
 from forage_controller.core.sessions import start_of
 from forage_controller.core.settlement import Settlement
 from forage_controller.core.starvation import Starvation
 from forage_controller.core.state import Device
-from forage_wire.codec import encode_json
+from forage_wire.codec import decode, encode_json
+from forage_wire.errors import DecodeError
 from forage_wire.ignored import KEYS_IGNORED
 from forage_wire.io import (
     BatchEnded,
@@ -97,6 +100,8 @@ class ControllerCore:
         self._epoch_seen = recovered.epoch
         self._epoch_pending = False
         self._decide_ms: int | None = None
+        self._doubt = ""
+        """Why another may rule in our place, until we have asked on the bus whether it does."""
         self._early: list[MessageReceived] = []
         self._early_bytes = 0
         self._exiting = False
@@ -106,8 +111,9 @@ class ControllerCore:
         self._show_again = False
         """Whether somebody may not know that we are active."""
 
-        self.effects = effects = Effects()
+        self.effects = effects = Effects(synchronous=config.synchronous)
         self._links = Links(effects)
+        self.replicas = Replicas(config, effects, self._links, self.topics)
         self.backlog = Backlog()
         self.assignments = Assignments(config, effects, self.backlog)
         self._pages = PageCache(effects, config.limits.page_cache_bytes)
@@ -183,7 +189,9 @@ class ControllerCore:
             self._unfit,
         )
         self._starvation = Starvation(self.backlog, self.settlement, self.fleet, effects)
-        self._monitor = Monitor(config, effects, self.topics, self.fleet, self.ledger, self.backlog)
+        self._monitor = Monitor(
+            config, effects, self.topics, self.fleet, self.ledger, self.backlog, self.replicas
+        )
         self._intake = Intake(
             effects,
             self.topics,
@@ -243,6 +251,7 @@ class ControllerCore:
             case BatchEnded():
                 self._on_batch_end(now_ms)
             case SaveCommitted():
+                self.replicas.committed(event.number)
                 self.effects.on_committed(event.number, now_ms)
             case PageLoaded():
                 self._pages.loaded(self.ledger.tasks.get(event.task), event)
@@ -251,6 +260,12 @@ class ControllerCore:
                 self._codes.loaded(event)
             case OutcomesLoaded():
                 self._archive.on_loaded(event)
+            case SnapshotRead():
+                self.replicas.on_read(event)
+            case SnapshotOpened():
+                self.replicas.on_opened(event)
+            case SnapshotFailed():
+                self.replicas.on_failed(event, now_ms)
             case Connected():
                 self._on_connected(event, now_ms)
             case Disconnected():
@@ -266,7 +281,7 @@ class ControllerCore:
     def next_wakeup_ms(self) -> int | None:
         """When `BatchEnded` is due without any other event; None: never."""
         dues = [self._decide_ms, self.effects.next_wakeup_ms()]
-        if self._active and self._connected:
+        if self._rules:
             # Without a broker nothing is decided: no time is up before we hear again.
             dues += [
                 self._links.next_wakeup_ms(),
@@ -278,6 +293,7 @@ class ControllerCore:
                 self._starvation.next_wakeup_ms(),
                 self.later.next_wakeup_ms(),
                 self.dispatcher.next_wakeup_ms(),
+                self.replicas.next_wakeup_ms(),
                 self._unheard_until_ms,
                 self._expire_ms,
                 self._shown_ms + _SHOW_EVERY_MS if self._show_again else None,
@@ -287,6 +303,11 @@ class ControllerCore:
         return self._wanted_ms
 
     # -- our connection ---------------------------------------------------------------------
+
+    @property
+    def _rules(self) -> bool:
+        """Whether we decide anything: not while another may rule in our place."""
+        return self._active and self._connected and self._decide_ms is None
 
     def _presence(self, state: str, session: str) -> Publish:
         document = ControllerPresence(
@@ -315,17 +336,29 @@ class ControllerCore:
     def _on_disconnected(self) -> None:
         self._connected = False
         self._decide_ms = None
+        self._doubt = ""
         self._early.clear()
         self._early_bytes = 0
         self.fleet.disconnected()
         self.clients.disconnected()
+        self.replicas.disconnected()
+
+    def _ask(self, now_ms: int) -> None:
+        """Ask whether another rules in our place: one that does says so to whoever starts.
+
+        We may have been frozen, or away, while a standby took over: then our epoch is over, and to
+        take the next one would be to take the fleet back with a store that has missed much.
+        """
+        self.effects.note("warning", f"{self._doubt}; asking whether another controller rules")
+        self._doubt = ""
+        self.effects.command(self._presence("starting", self._session))
+        self._decide_ms = now_ms + self._config.limits.start_wait_ms
 
     def _decide(self) -> None:
         """Nobody else has spoken: take the next epoch, and rule once it is committed."""
         self._decide_ms = None
-        if self._epoch_pending or self._active:
-            return
-        self._next_epoch()
+        if not self._epoch_pending and not self._exiting:
+            self._next_epoch()
 
     def _next_epoch(self) -> None:
         self.epoch = max(self.epoch, self._epoch_seen) + 1
@@ -339,6 +372,7 @@ class ControllerCore:
         if self._active:
             self.effects.command(self._presence("active", self._session))
             self.clients.new_epoch(self.epoch)
+            self.replicas.new_epoch(self.epoch)
             self.fleet.new_epoch(self.epoch, now_ms)
             return
         self._active = True
@@ -349,6 +383,7 @@ class ControllerCore:
         self.effects.command(self._presence("active", self._session))
         self.clients.connected(self._session, self.epoch)
         self.fleet.connected(self._session, self.epoch, now_ms)
+        self.replicas.connected(self._session, self.epoch)
         self.reconciler.listen_from(now_ms)
         self._starvation.listen_from(now_ms)
         self.leases.listen_from(now_ms)
@@ -369,12 +404,8 @@ class ControllerCore:
             # It refused what we sent under an earlier epoch of ours.
             return
         self.fleet.refused(device)
-        if self._epoch_pending:
-            return
-        self.effects.note(
-            "warning", f"epoch {self.epoch} is refused: {holder} holds {bound}; taking the next"
-        )
-        self._next_epoch()
+        if not self._epoch_pending:
+            self._doubt = f"epoch {self.epoch} is refused: {holder} holds {bound}"
 
     def _on_controller(self, name: str, presence: ControllerPresence, retain: bool) -> None:
         self._epoch_seen = max(self._epoch_seen, presence.epoch)
@@ -382,9 +413,15 @@ class ControllerCore:
             # The broker found out only now that an earlier connection of ours was broken.
             self._show_again |= presence.state in ("lost", "offline") and not self._exiting
             return
-        if retain or self._exiting:
+        if self._exiting:
             return
         other = f"controller {name} (session {presence.session})"
+        if retain:
+            if self._active and presence.state == "active" and presence.epoch > self.epoch:
+                self._doubt = f"{other} was active with epoch {presence.epoch} above {self.epoch}"
+            return
+        if presence.state in ("lost", "offline"):
+            self.replicas.gone(name, presence.session)
         if presence.state == "active":
             if not self._active:
                 self._give_way(
@@ -392,7 +429,9 @@ class ControllerCore:
                 )
             elif (presence.epoch, presence.session) > (self.epoch, self._session):
                 self._give_way(
-                    name, f"{other} rules with epoch {presence.epoch} above {self.epoch}"
+                    name,
+                    f"fenced: {other} rules with epoch {presence.epoch} above ours, {self.epoch}; "
+                    "devices refuse whatever this one would assign",
                 )
             else:
                 self.effects.command(self._presence("active", self._session))
@@ -432,7 +471,16 @@ class ControllerCore:
                 self._early.append(event)
                 self._early_bytes += len(event.payload)
             return
+        if parsed.branch == "replica":
+            self._on_replica(parsed.controller, event.payload, now_ms)
+            return
         self._intake.on_message(parsed, event, now_ms)
+
+    def _on_replica(self, name: str, payload: bytes, now_ms: int) -> None:
+        try:
+            self.replicas.on_message(name, decode(payload), now_ms)
+        except DecodeError as error:
+            self.effects.drop(f"standby/{name}", error)
 
     # -- the end of a batch -----------------------------------------------------------------
 
@@ -441,13 +489,20 @@ class ControllerCore:
             self.fleet.paused(now_ms - self._wanted_ms, now_ms)
         if self._decide_ms is not None and now_ms >= self._decide_ms:
             self._decide()
+        self.replicas.check(now_ms)
+        self.effects.floor = self.replicas.floor()
         self.effects.run_due(now_ms)
-        if self._active and self._connected:
+        if self._rules and self._doubt and not self._epoch_pending:
+            self._ask(now_ms)
+        if self._rules:
             self._work(now_ms)
             self._monitor.publish(now_ms, clients=len(self.clients.clients))
+            self.replicas.poll(now_ms)
             self._links.poll(now_ms)
         self.effects.tell_dropped(now_ms)
-        self.effects.end_batch()
+        save = self.effects.end_batch()
+        if save is not None:
+            self.replicas.saved(save)
 
     def _work(self, now_ms: int) -> None:
         if self._unheard_until_ms is not None and now_ms >= self._unheard_until_ms:

@@ -21,24 +21,32 @@ class Effects:
 
     __slots__ = (
         "_commands",
+        "_everywhere",
         "_operations",
         "_save_number",
+        "_synchronous",
         "_tell_ms",
         "_untold",
         "_urgent",
         "_waiting",
         "committed",
         "dropped",
+        "floor",
         "ignored",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, *, synchronous: bool = False) -> None:
+        """`synchronous`: whatever waits for a commit waits for the standbys' too."""
+        self._synchronous = synchronous
         self._commands: list[Command] = []
         self._operations: list[Operation] = []
         self._save_number = 0
         self._urgent = False
         self._waiting: deque[tuple[int, Callable[[int], None]]] = deque()
+        self._everywhere: deque[tuple[int, Callable[[int], None]]] = deque()
         self.committed = 0
+        self.floor: int | None = None
+        """The standbys that follow have committed up to here; None: there is none."""
         self.dropped = 0
         """Messages that could not be used, of all senders."""
         self.ignored = IgnoredKeys()
@@ -99,16 +107,20 @@ class Effects:
         """Write with this batch's group."""
         self._operations.append(operation)
 
-    def after_commit(self, action: Callable[[int], None], *, urgent: bool = False) -> None:
+    def after_commit(
+        self, action: Callable[[int], None], *, urgent: bool = False, everywhere: bool = False
+    ) -> None:
         """Do `action(now_ms)` once all that has been given to `save` so far is committed.
 
         Args:
             action: What waits.
             urgent: Somebody's work waits for it: the commit is not to gather more.
+            everywhere: By every standby that follows, too: what must never be done twice.
         """
         self._urgent |= urgent
         number = self._save_number + 1 if self._operations else self._save_number
-        self._waiting.append((number, action))
+        waiting = self._everywhere if everywhere or self._synchronous else self._waiting
+        waiting.append((number, action))
 
     def on_committed(self, number: int, now_ms: int) -> None:
         """Run what waited for saves up to `number`."""
@@ -119,22 +131,28 @@ class Effects:
         """Run what waits for nothing (any more)."""
         while self._waiting and self._waiting[0][0] <= self.committed:
             self._waiting.popleft()[1](now_ms)
+        while self._everywhere and self._everywhere[0][0] <= self._limit():
+            self._everywhere.popleft()[1](now_ms)
+
+    def _limit(self) -> int:
+        return self.committed if self.floor is None else min(self.committed, self.floor)
 
     def take(self) -> list[Command]:
         """The commands collected so far, in order."""
         commands, self._commands = self._commands, []
         return commands
 
-    def end_batch(self) -> None:
-        """Close the batch's group of operations."""
+    def end_batch(self) -> Save | None:
+        """Close the batch's group of operations: it is among the commands, and the answer."""
+        save = None
         if self._operations:
             self._save_number += 1
-            self._commands.append(
-                Save(
-                    number=self._save_number,
-                    operations=tuple(self._operations),
-                    urgent=self._urgent,
-                )
+            save = Save(
+                number=self._save_number,
+                operations=tuple(self._operations),
+                urgent=self._urgent,
             )
+            self._commands.append(save)
             self._operations = []
         self._urgent = False
+        return save

@@ -5,6 +5,7 @@ from forage_controller.core.config import CoreConfig
 from forage_controller.core.effects import Effects
 from forage_controller.core.fleet import Fleet
 from forage_controller.core.ledger import Ledger
+from forage_controller.core.replicas import Replicas
 from forage_controller.core.state import Task
 from forage_wire.codec import encode_json
 from forage_wire.limits import LOG_LINE_BYTES_MAX
@@ -28,6 +29,7 @@ class Monitor:
         fleet: Fleet,
         ledger: Ledger,
         backlog: Backlog,
+        replicas: Replicas,
     ) -> None:
         self._config = config
         self._limits = config.limits
@@ -36,6 +38,7 @@ class Monitor:
         self._fleet = fleet
         self._ledger = ledger
         self._backlog = backlog
+        self._replicas = replicas
         self._next_ms: int | None = None
         self._last_stats: ControllerStats | None = None
         self._last_settled = 0
@@ -114,6 +117,8 @@ class Monitor:
             dropped=self._effects.dropped,
             ignored=self._effects.ignored.count,
             detect_ms=max((self._fleet.detect_ms(device) for device in alive), default=0),
+            standbys=self._replicas.behind(),
+            copying=self._replicas.copying(),
         )
 
     def _stats_changed(self, clients: int) -> bool:
@@ -129,6 +134,8 @@ class Monitor:
             or last.dropped != self._effects.dropped
             or last.ignored != self._effects.ignored.count
             or last.settled_per_s != 0
+            or last.standbys != self._replicas.behind()
+            or last.copying != self._replicas.copying()
         )
 
     def _publish_stats(self, now_ms: int, clients: int) -> None:

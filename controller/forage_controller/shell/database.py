@@ -1,7 +1,8 @@
 """The controller's database file: who may open it, its schema, and its failures in words.
 
 One directory holds `lock` and `state.db`. The lock is a `flock`: it ends with the process however
-that dies, and a second controller on the same directory is refused in words.
+that dies, and a second controller on the same directory is refused in words, or waits for it
+(`holder.py`).
 
 The schema, which `fold.py` fills: a commit is one row of `journal`; the other tables hold what has
 outlived the journal (see `store.py` for why).
@@ -12,17 +13,20 @@ import os
 import sqlite3
 from pathlib import Path
 
+from forage_controller.core.feed import SCHEMA_VERSION
+
 __all__ = [
     "APPLICATION_ID",
     "SCHEMA_VERSION",
     "StateDirectory",
+    "StateInUse",
     "StoreError",
+    "began",
     "damaged",
     "open_database",
     "reason_of",
 ]
 
-SCHEMA_VERSION = 1
 APPLICATION_ID = 0x666F7261  # "fora": `file state.db` and we ourselves tell our files from others.
 
 FILE = "state.db"
@@ -72,11 +76,18 @@ class StoreError(Exception):
     """The state cannot be used; the text is one sentence. Exit code 2."""
 
 
+class StateInUse(StoreError):
+    """Another process holds the directory."""
+
+
 class StateDirectory:
     """The directory, created where it is missing, and locked until `close` or our death."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises StoreError where it cannot be made or another controller has it."""
+    def __init__(self, path: Path, start: str = "") -> None:
+        """Raises StoreError where it cannot be made, StateInUse where another controller has it.
+
+        `start` is the random part of our sessions, for whoever waits for the directory.
+        """
         self.path = path
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -89,15 +100,17 @@ class StateDirectory:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip()
+            holder = os.pread(self._lock, 128, 0).decode(errors="replace").split()
             os.close(self._lock)
-            raise StoreError(
-                f"Another controller (pid {holder or 'unknown'}) uses the state directory {path}; "
-                "stop it, or give this one another --state-dir."
+            raise StateInUse(
+                f"Another controller (pid {holder[0] if holder else 'unknown'}) uses the state "
+                f"directory {path}; stop it, give this one another --state-dir, or let it wait for "
+                "this one with --standby."
             ) from None
         try:
             os.ftruncate(self._lock, 0)
-            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+            who = f"{os.getpid()} {began(os.getpid())} {start}"
+            os.pwrite(self._lock, f"{who.strip()}\n".encode(), 0)
         except OSError:
             pass  # A full disk: the number is for people alone.
 
@@ -109,6 +122,16 @@ class StateDirectory:
     def close(self) -> None:
         """Let another controller have it."""
         os.close(self._lock)
+
+
+def began(pid: int) -> int:
+    """When a process began, in ticks since the machine did: with its id, nobody else's.
+
+    Raises OSError where there is no such process.
+    """
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    # The second field is the program's name, in brackets, and may hold anything.
+    return int(stat.rpartition(")")[2].split()[19])
 
 
 def open_database(file: Path, *, reader: bool = False) -> sqlite3.Connection:

@@ -21,6 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
 
+from forage_controller.core.feed import CloseSnapshot, OpenSnapshot, ReadSnapshot
 from forage_controller.core.operations import (
     CodeLoaded,
     ForgetCode,
@@ -57,14 +58,15 @@ from forage_controller.shell.fold import (
     write_straight,
 )
 from forage_controller.shell.journal import JournalError, encode_operations
+from forage_controller.shell.snapshot import SnapshotEvent, Snapshots
 from forage_wire.ranges import Ranges, RangeSet
 
 __all__ = ["Load", "Store", "StoreError", "StoreEvent"]
 
 logger = logging.getLogger(__name__)
 
-Load = LoadPage | LoadCode | LoadOutcomes
-StoreEvent = SaveCommitted | SaveFailed | PageLoaded | CodeLoaded | OutcomesLoaded
+Load = LoadPage | LoadCode | LoadOutcomes | ReadSnapshot | CloseSnapshot
+StoreEvent = SaveCommitted | SaveFailed | PageLoaded | CodeLoaded | OutcomesLoaded | SnapshotEvent
 
 # Payloads from this size on are written to their tables at once.
 STRAIGHT_BYTES = 8 * 1024
@@ -95,6 +97,8 @@ class Store:
         fold_bytes: int = FOLD_BYTES,
         fold_idle_s: float = FOLD_IDLE_S,
         gather_s: float = GATHER_S,
+        start: str = "",
+        held: StateDirectory | None = None,
     ) -> None:
         """Lock the directory, open the database, and fold what the last process left.
 
@@ -104,6 +108,9 @@ class Store:
             fold_bytes: The journal is folded when it holds this much.
             fold_idle_s: The journal is folded when nothing has come for so long.
             gather_s: A commit of which nothing is urgent waits so long for more.
+            start: The random part of our sessions, by which a standby that waits for the directory
+                knows us.
+            held: The directory, where the caller has locked it, and closes it.
 
         Raises:
             StoreError: One sentence; nothing is held then.
@@ -112,7 +119,7 @@ class Store:
         self._fold_bytes = fold_bytes
         self._fold_idle_s = fold_idle_s
         self._gather_s = gather_s
-        self._directory = StateDirectory(directory)
+        self._directory = StateDirectory(directory, start) if held is None else held
         self._file = self._directory.file
 
         self._corked: list[Save] = []
@@ -125,6 +132,8 @@ class Store:
         self._commit_at_s = 0.0
         """When what has arrived is committed though nothing of it is urgent."""
         self._is_closing = False
+        self._to_copy: OpenSnapshot | None = None
+        self._committed = 0
 
         # Guards `_recent` and `_straight`; taken before `_wake`, never by the loop.
         self._recent_lock = threading.Lock()
@@ -134,7 +143,8 @@ class Store:
         self._straight_bytes = 0
 
         with ExitStack() as opened:
-            opened.callback(self._directory.close)
+            if held is None:
+                opened.callback(self._directory.close)
             try:
                 self._writer = open_database(self._file)
                 opened.callback(self._writer.close)
@@ -143,6 +153,8 @@ class Store:
                 self._recent = load_recent(self._writer)
                 self._fold()
                 self._write(self._tidy)
+                self._snapshots = Snapshots(self._file, post)
+                opened.callback(self._snapshots.end)
             except sqlite3.Error as error:
                 raise StoreError(reason_of(error, self._file)) from None
             except JournalError as error:
@@ -168,13 +180,18 @@ class Store:
         for thread in self._threads:
             thread.start()
 
-    def execute(self, command: Save | Load) -> None:
+    def execute(self, command: Save | Load | OpenSnapshot) -> None:
         """Take a command; it is carried out after the next `flush`."""
         if isinstance(command, Save):
             self._corked.append(command)
+            return
+        # What is corked has been handed over before it, and must be seen by it.
+        self.flush()
+        if isinstance(command, OpenSnapshot):
+            with self._wake:
+                self._to_copy = command
+                self._wake.notify()
         else:
-            # What is corked has been handed over before the load, and must be seen by it.
-            self.flush()
             self._loads.put(command)
 
     def flush(self) -> None:
@@ -218,7 +235,7 @@ class Store:
     def _save(self) -> None:
         while True:
             with self._wake:
-                while not self._arrived and not self._is_closing:
+                while not self._arrived and not self._is_closing and self._to_copy is None:
                     if not self._wake.wait(self._fold_idle_s if self._recent else None):
                         break
                 if self._is_closing and not self._arrived:
@@ -226,10 +243,13 @@ class Store:
                 is_idle = not self._arrived
                 if not is_idle:
                     self._gather()
-            if is_idle:
-                self._fold()
-            else:
+                to_copy, self._to_copy = self._to_copy, None
+            if not is_idle:
                 self._commit()
+            if to_copy is not None:
+                self._snapshots.pin(to_copy, self._committed)
+            elif is_idle:
+                self._fold()
 
     def _gather(self) -> None:
         """Wait for more to commit; under `_wake`."""
@@ -256,7 +276,8 @@ class Store:
             self._write(lambda: self._append(data))
         with self._recent_lock:
             self._straight = []
-        self._post(SaveCommitted(number=saves[-1].number))
+        self._committed = saves[-1].number
+        self._post(SaveCommitted(number=self._committed))
 
     def _sort(self, operation: Operation, journaled: list[Operation]) -> None:
         """To its table at once, or to the journal and the memory."""
@@ -328,6 +349,10 @@ class Store:
                 case LoadOutcomes():
                     for event in self._load_outcomes(load):
                         self._post(event)
+                case ReadSnapshot():
+                    self._snapshots.read(load)
+                case CloseSnapshot():
+                    self._snapshots.close(load)
 
     def _unwritten(self) -> Iterator[Operation]:
         """What is neither in `_recent` nor in the tables yet; under `_recent_lock`."""

@@ -186,8 +186,15 @@ class Sending:
         known = [task for task in own if task.is_known]
         for name, ranges in chunked((task.task, task.resolved.freeze()) for task in known):
             rows.append((name, tasks[name].submitted, ranges))
+        found = chunked((task.task, task.acknowledged_open()) for task in known)
+        kept = [row for row in found if row[1]]
         for part in _messages_of(rows):
-            self.send(ClientInventory(rows=part))
+            # Most clients' fit in one message.
+            fits = _units(part) + _units(kept) <= _UNITS_PER_MESSAGE
+            self.send(ClientInventory(rows=part, acknowledged=tuple(kept) if fits else ()))
+            kept = [] if fits else kept
+        for part in _messages_of(kept):
+            self.send(ClientInventory(rows=(), acknowledged=part))
         for task in own:
             if task.forced:
                 self.cancel(task, task.forced.freeze(), True)
@@ -375,7 +382,7 @@ def _messages_of(rows: list[tuple]) -> Iterable[tuple]:  # type: ignore[type-arg
     portion: list[tuple] = []  # type: ignore[type-arg]
     units = 0
     for row in rows:
-        cost = 1 + len(row[-1])
+        cost = _units((row,))
         if portion and units + cost > _UNITS_PER_MESSAGE:
             yield tuple(portion)
             portion, units = [], 0
@@ -383,3 +390,8 @@ def _messages_of(rows: list[tuple]) -> Iterable[tuple]:  # type: ignore[type-arg
         units += cost
     if portion:
         yield tuple(portion)
+
+
+def _units(rows: Iterable[tuple]) -> int:  # type: ignore[type-arg]
+    """What rows take of a message; the last column holds ranges."""
+    return sum([1 + len(row[-1]) for row in rows])

@@ -140,6 +140,13 @@ class TaskRecord:
         """The calls without an outcome."""
         return tuple(self.resolved.missing(0, self.submitted))
 
+    def acknowledged_open(self) -> Ranges:
+        """Of those, the ones whose pages are not here any more: a controller has them."""
+        if not self.pages:
+            return self.open_ranges()
+        here = RangeSet([(page.first, page.first + page.n) for page in self.pages.values()])
+        return tuple([gap for each in self.open_ranges() for gap in here.missing(*each)])
+
     def resolve(self, ranges: Ranges | list[tuple[int, int]]) -> None:
         """Note that these calls have ended."""
         self.resolved.update(ranges)

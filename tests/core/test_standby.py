@@ -1,0 +1,486 @@
+"""A standby's core beside an active one's: what is fed, when it takes over, and who is fenced."""
+
+import pytest
+
+from core.desk import CODE, TOPICS, Desk
+from core.pair import START, Pair
+from forage_controller.core.config import Limits
+from forage_controller.core.operations import SaveOutcomes, SavePage
+from forage_wire.codec import encode, encode_json
+from forage_wire.io import BatchEnded
+from forage_wire.messages import (
+    Acknowledged,
+    AssignmentRefused,
+    ClientInventory,
+    Code,
+    ControllerPresence,
+    ControllerStats,
+    Join,
+    SubmissionRefused,
+    Submit,
+)
+
+ACTIVE_START = "c" * 16
+
+
+def presence(
+    state: str, *, epoch: int = 1, session: str = f"{ACTIVE_START}-1", name: str = "main"
+) -> tuple[str, bytes]:
+    document = ControllerPresence(state=state, epoch=epoch, session=session)
+    return TOPICS.controller_presence(name), encode_json(document)
+
+
+def pages(pair: Pair) -> list[str]:
+    return [one.task for one in pair.standby.operations if isinstance(one, SavePage)]
+
+
+def stats(pair: Pair) -> ControllerStats:
+    found: ControllerStats = pair.active.documents("controller-stats", ControllerStats)[-1]
+    return found
+
+
+# -- the copy -------------------------------------------------------------------------------------
+
+
+def test_one_that_joins_late_has_all_that_was_there_and_all_that_comes() -> None:
+    pair = Pair()
+    pair.active.begin()
+    pi = pair.active.device("pi1")
+    client = pair.active.client()
+    before = client.submit(3)
+    pi.finish(pi.assignments[0])
+    pair.run()
+    pair.join()
+    assert pair.standby.core.following.is_whole
+    after = client.submit(2)
+    pair.run()
+    assert pages(pair) == [before, after]
+    assert [one.task for one in pair.standby.operations if isinstance(one, SaveOutcomes)] == [
+        before
+    ]
+    assert pair.standby.epoch == pair.active.core.epoch == 1
+    assert pair.standby.operations == pair.active.saved, "in the same order, each once"
+
+
+def test_nothing_is_replicated_that_is_not_committed() -> None:
+    pair = Pair().begin()
+    pair.active.commits = False
+    task = pair.active.client().submit(1)
+    pair.run()
+    assert pages(pair) == []
+    pair.active.commits = True
+    pair.active.run()
+    pair.run()
+    assert pages(pair) == [task]
+
+
+def test_what_is_larger_than_a_packet_arrives_in_pieces_and_in_order() -> None:
+    pair = Pair().begin()
+    client = pair.active.client()
+    tasks = [client.submit(n) for n in (4_096, 4_096, 1)]
+    pair.active.advance(500)
+    pair.run()
+    assert pages(pair) == tasks
+    assert pair.standby.operations == pair.active.saved
+
+
+def test_the_figures_say_who_follows_and_how_far_behind_it_is() -> None:
+    pair = Pair().begin()
+    pair.advance(1_200)
+    assert (stats(pair).standbys, stats(pair).copying) == ({"attic": 0}, ())
+    pair.standby.commits = False
+    pair.active.client().submit(1)
+    pair.advance(1_200)
+    assert stats(pair).standbys["attic"] > 0
+    pair.standby.commits = True
+    pair.advance(1_200)
+    assert stats(pair).standbys == {"attic": 0}
+
+
+def test_one_without_a_complete_copy_is_named_as_such_and_holds_nothing_up() -> None:
+    pair = Pair()
+    pair.active.snapshots_fail = "the disk is full"
+    pair.begin()
+    pair.advance(1_200)
+    assert stats(pair).copying == ("attic",)
+    assert any("the disk is full" in note for note in pair.active.notes)
+    client = pair.active.client()
+    client.submit(1, at_most_once=True)
+    pi = pair.active.device("pi1")
+    assert pi.assignments
+    pair.active.snapshots_fail = ""
+    pair.advance(31_000)
+    assert pair.standby.core.following.is_whole
+
+
+def test_a_message_that_was_lost_is_repeated() -> None:
+    pair = Pair(detect_ms=20_000).begin()
+    pair.up = False
+    task = pair.active.client().submit(1)
+    pair.run()
+    assert pages(pair) == []
+    pair.up = True
+    pair.advance(2_500)
+    assert pages(pair) == [task]
+
+
+def test_one_whose_connection_broke_begins_with_a_new_copy() -> None:
+    pair = Pair().begin()
+    pair.part()
+    task = pair.active.client().submit(1)
+    pair.run()
+    pair.join(counter=2)
+    assert pages(pair) == [task]
+    assert pair.standby.operations == pair.active.saved
+
+
+def test_one_that_falls_too_far_behind_is_let_go_and_begins_with_a_new_copy() -> None:
+    pair = Pair(active={"limits": Limits(standby_bytes=20_000)}, detect_ms=20_000).begin()
+    pair.down = False
+    client = pair.active.client()
+    for _ in range(40):
+        client.submit(1_000)
+        pair.run()
+    assert any("must begin with a new copy" in note for note in pair.active.notes)
+    pair.down = True
+    pair.advance(25_000)
+    assert pair.standby.core.following.is_whole
+    assert pair.standby.operations == pair.active.saved
+    assert not pair.standby.taken
+
+
+def test_another_schema_is_refused_in_words() -> None:
+    pair = Pair().begin()
+    pair.advance(20)
+    link = pair.standby.core.following.link
+    assert link is not None
+    later = Join(schema=99, beat_ms=100)
+    payload = encode(
+        later, session=link.session, controller=link.controller, n=(1 << 32) + 1, seen=1 << 32
+    )
+    pair.active.publish(TOPICS.replica("attic"), payload)
+    pair.active.run()
+    assert any(b"schema 99" in message.payload for message in pair.active.to_bus)
+
+
+# -- what waits for it ----------------------------------------------------------------------------
+
+
+def test_what_may_run_once_is_assigned_only_when_the_standby_has_it() -> None:
+    pair = Pair().begin()
+    pi = pair.active.device("pi1")
+    pair.run()
+    pair.standby.commits = False
+    client = pair.active.client()
+    client.submit(1, at_most_once=True)
+    pair.run()
+    assert not pi.assignments
+    pair.standby.commits = True
+    pair.run()
+    assert len(pi.assignments) == 1
+
+
+def test_by_default_acknowledgements_do_not_wait_for_it_and_synchronous_ones_do() -> None:
+    for synchronous in (False, True):
+        pair = Pair(active={"synchronous": synchronous}).begin()
+        pair.standby.commits = False
+        client = pair.active.client()
+        client.submit(1)
+        pair.run()
+        pair.active.advance(50)
+        assert bool(client.of(Acknowledged)) is not synchronous
+        pair.standby.commits = True
+        pair.run()
+        pair.active.advance(50)
+        assert client.of(Acknowledged)
+
+
+def test_a_standby_that_is_gone_holds_nothing_up_and_that_is_said() -> None:
+    pair = Pair(active={"synchronous": True}).begin()
+    pair.down = False
+    client = pair.active.client()
+    client.submit(1)
+    pair.active.advance(1_000)
+    assert not client.of(Acknowledged)
+    pair.active.advance(2_000)
+    assert client.of(Acknowledged)
+    assert any("on this controller's disk alone" in note for note in pair.active.notes)
+
+
+def test_one_that_speaks_and_commits_nothing_does_not_hold_things_up_for_ever() -> None:
+    pair = Pair(active={"synchronous": True}, detect_ms=20_000).begin()
+    pair.standby.commits = False
+    client = pair.active.client()
+    client.submit(1)
+    pair.advance(9_000)
+    assert not client.of(Acknowledged)
+    pair.advance(2_000)
+    assert client.of(Acknowledged)
+    pair.standby.commits = True
+    pair.advance(1_000)
+    assert pair.standby.core.following.is_whole, "with a new copy"
+    assert pair.standby.operations == pair.active.saved
+
+
+def test_its_will_frees_what_waits_at_once() -> None:
+    pair = Pair(active={"synchronous": True}).begin()
+    pair.down = False
+    client = pair.active.client()
+    client.submit(1)
+    pair.active.publish(*presence("lost", session=f"{START}-1", name="attic"))
+    pair.active.run()
+    pair.active.advance(50)
+    assert client.of(Acknowledged)
+
+
+# -- taking over ----------------------------------------------------------------------------------
+
+
+def test_a_will_makes_it_take_over_at_once() -> None:
+    pair = Pair().begin()
+    pair.advance(100)
+    pair.is_frozen = True
+    pair.hear(*presence("lost"))
+    pair.advance(0)
+    [taken] = pair.standby.taken
+    assert taken.epoch == 1
+    assert "lost its connection" in taken.reason
+
+
+def test_a_goodbye_makes_it_take_over_at_once() -> None:
+    pair = Pair().begin()
+    pair.is_frozen = True
+    pair.hear(*presence("offline"))
+    pair.advance(0)
+    assert pair.standby.taken
+
+
+def test_an_earlier_connections_will_does_not() -> None:
+    pair = Pair().begin()
+    pair.hear(*presence("active", session=f"{ACTIVE_START}-2"))
+    pair.hear(*presence("lost", session=f"{ACTIVE_START}-1"))
+    pair.advance(100)
+    assert not pair.standby.taken
+
+
+def test_silence_makes_it_take_over_after_the_detection_time_and_not_before() -> None:
+    pair = Pair(detect_ms=1_000).begin()
+    # Silence counts when those whose connection broke with ours have had their time.
+    pair.advance(5_000)
+    assert not pair.standby.taken, "it has signs of life"
+    pair.is_frozen = True
+    pair.advance(700)
+    assert not pair.standby.taken
+    pair.advance(400)
+    assert "has said nothing" in pair.standby.taken[0].reason
+
+
+def test_a_pause_of_its_own_is_nobodys_silence() -> None:
+    pair = Pair(detect_ms=1_000).begin()
+    pair.advance(5_000)
+    pair.standby.core.next_wakeup_ms()
+    pair.active.now_ms += 10_000
+    pair.advance(500)
+    assert not pair.standby.taken
+
+
+def test_without_a_broker_it_takes_nothing_over() -> None:
+    pair = Pair().begin()
+    pair.part()
+    assert pair.standby.core.next_wakeup_ms() is None
+    pair.active.now_ms += 60_000
+    pair.standby.handle(BatchEnded(), pair.now_ms)
+    assert not pair.standby.taken
+
+
+def test_one_that_never_had_a_copy_says_so_and_waits() -> None:
+    pair = Pair(detect_ms=1_000)
+    pair.active.begin()
+    pair.active.snapshots_fail = "the disk is full"
+    pair.run()
+    pair.join()
+    pair.advance(100)
+    pair.is_frozen = True
+    pair.hear(*presence("lost"))
+    pair.advance(60_000)
+    assert not pair.standby.taken
+    said = [note for note in pair.standby.notes if "has no copy" in note]
+    assert len(said) == 1, "once"
+    assert "--standby" in said[0]
+
+
+def test_one_whose_own_store_is_as_new_as_any_takes_over_without_a_copy() -> None:
+    pair = Pair(detect_ms=1_000, epoch=4)
+    pair.is_frozen = True
+    pair.join()
+    pair.hear(*presence("lost", epoch=4), retain=True)
+    pair.advance(4_000)
+    assert not pair.standby.taken, "whoever ruled may be coming back"
+    pair.advance(1_000)
+    assert pair.standby.taken[0].epoch == 4
+
+
+def test_the_first_by_name_takes_over_and_the_second_waits_its_turn() -> None:
+    pair = Pair("barn", detect_ms=1_000).begin()
+    pair.hear(*presence("standby", session="d" * 16 + "-1", name="attic"))
+    pair.is_frozen = True
+    pair.hear(*presence("lost"))
+    pair.advance(400)
+    assert not pair.standby.taken
+    pair.hear(*presence("starting", session="d" * 16 + "-2", name="attic"))
+    pair.hear(*presence("active", epoch=2, session="d" * 16 + "-2", name="attic"))
+    pair.advance(500)
+    assert not pair.standby.taken
+
+
+def test_another_of_its_name_ends_it_in_words() -> None:
+    pair = Pair("main")
+    pair.active.begin()
+    pair.run()
+    pair.join()
+    pair.hear(*presence("active"))
+    assert pair.standby.exits[0].code == 2
+    assert "another --name" in pair.standby.exits[0].reason
+
+
+def test_one_that_waits_for_the_same_disk_has_a_holder_ended_that_fell_silent() -> None:
+    pair = Pair(detect_ms=1_000, copies=False).begin()
+    pair.advance(5_000)
+    assert not pair.standby.ended
+    pair.is_frozen = True
+    pair.advance(1_300)
+    assert [one.start for one in pair.standby.ended] == [ACTIVE_START]
+    assert not pair.standby.taken, "the lock decides"
+
+
+def test_a_holder_that_was_never_heard_is_left_alone() -> None:
+    pair = Pair(detect_ms=1_000, copies=False)
+    pair.is_frozen = True
+    pair.join()
+    pair.hear(*presence("active"), retain=True)
+    pair.advance(60_000)
+    assert not pair.standby.ended
+
+
+# -- the fence ------------------------------------------------------------------------------------
+
+
+def refusal(desk: Desk, name: str) -> None:
+    pi = desk.devices[name]
+    message = AssignmentRefused(
+        session=pi.session,
+        controller=f"{desk.start}-1",
+        reason="epoch",
+        epoch_bound=2,
+        holder=f"{START}-2",
+    )
+    desk.publish(TOPICS.outbox(name), encode(message))
+    desk.run()
+
+
+def test_a_frozen_one_that_wakes_up_is_fenced_and_says_so() -> None:
+    desk = Desk().begin()
+    desk.device("pi1")
+    desk.client().submit(1)
+    # What lay in its socket, at once: another took over.
+    desk.publish(*presence("starting", epoch=1, session=f"{START}-2", name="attic"))
+    desk.publish(*presence("active", epoch=2, session=f"{START}-2", name="attic"))
+    desk.run()
+    [exit_] = desk.exits
+    assert exit_.code == 2
+    assert exit_.reason.startswith("fenced: controller attic")
+    assert desk.presence[-1] == "offline"
+
+
+def test_one_that_is_refused_asks_first_and_is_fenced_by_the_answer() -> None:
+    desk = Desk().begin()
+    desk.device("pi1")
+    refusal(desk, "pi1")
+    assert desk.presence[-1] == "starting"
+    desk.publish(*presence("active", epoch=2, session=f"{START}-2", name="attic"))
+    desk.run()
+    desk.advance(500)
+    assert desk.exits[0].reason.startswith("fenced")
+    assert desk.core.epoch == 1, "it took no other"
+
+
+def test_one_that_asks_assigns_nothing_until_it_knows() -> None:
+    desk = Desk().begin()
+    pi = desk.device("pi1")
+    other = desk.device("pi2")
+    refusal(desk, "pi1")
+    desk.client().submit(1)
+    desk.advance(100)
+    assert not pi.assignments
+    assert not other.assignments
+    desk.advance(100)
+    assert desk.core.epoch == 3
+    assert pi.assignments or other.assignments
+
+
+def test_one_that_was_away_asks_when_the_broker_has_a_higher_one_as_active() -> None:
+    desk = Desk().begin()
+    topic, payload = presence("active", epoch=7, session=f"{START}-2", name="attic")
+    desk.publish(topic, payload, retain=True)
+    desk.run()
+    assert desk.presence[-1] == "starting"
+    desk.advance(200)
+    assert desk.core.epoch == 8, "nobody answered: that one is gone"
+
+
+@pytest.mark.parametrize("state", ["standby", "lost", "offline"])
+def test_one_that_stands_by_disturbs_nobody(state: str) -> None:
+    desk = Desk().begin()
+    desk.publish(*presence(state, epoch=9, session=f"{START}-1", name="attic"))
+    desk.run()
+    desk.advance(500)
+    assert not desk.exits
+    assert desk.presence[-1] == "active"
+    assert desk.core.epoch == 1
+
+
+# -- what was not replicated ----------------------------------------------------------------------
+
+
+def test_a_task_acknowledged_by_another_and_known_to_nobody_ends_in_words() -> None:
+    desk = Desk().begin()
+    client = desk.client()
+    client.hello(controller=f"{desk.start}-1")
+    task = f"{client.name}-7"
+    client.send(ClientInventory(rows=((task, 3, ()),), acknowledged=((task, ((0, 3),)),)))
+    desk.run()
+    [refused] = client.of(SubmissionRefused)
+    assert (refused.task, refused.reason) == (task, "data-lost")
+
+
+def test_a_task_of_which_a_page_was_lost_ends_in_words_and_not_never() -> None:
+    desk = Desk().begin()
+    client = desk.client()
+    task = client.next_task()
+    client.send(Code(hash=CODE, form="source", data=b"code"))
+    client.send(Submit(pages=(client.page(4, task=task, last=False),)))
+    desk.run()
+    # Its second page was acknowledged by a controller that is gone.
+    client.hello(controller=f"{desk.start}-1")
+    client.send(ClientInventory(rows=((task, 8, ()),), acknowledged=((task, ((0, 8),)),)))
+    desk.run()
+    [refused] = client.of(SubmissionRefused)
+    assert refused.reason == "data-lost"
+    assert "submit it again" in refused.text
+    desk.advance(100)
+    assert task not in desk.core.ledger.tasks
+
+
+def test_a_task_whose_pages_are_here_or_still_to_come_goes_on() -> None:
+    desk = Desk().begin()
+    client = desk.client()
+    task = client.next_task()
+    client.send(Code(hash=CODE, form="source", data=b"code"))
+    client.send(Submit(pages=(client.page(4, task=task, last=False),)))
+    desk.run()
+    client.hello(controller=f"{desk.start}-1")
+    client.send(ClientInventory(rows=((task, 8, ()),), acknowledged=((task, ((0, 4),)),)))
+    client.send(Submit(pages=(client.page(4, task=task, first=4),)))
+    desk.run()
+    assert not client.of(SubmissionRefused)
+    assert desk.core.ledger.tasks[task].total == 8
