@@ -6,6 +6,7 @@
     ├── DeviceLost                  the device died with the call and it may not run again; 1
     ├── TaskTimeout                 the call ran longer than its limit (also a TimeoutError); 124
     ├── TaskCancelled               cancelled (also a concurrent.futures.CancelledError); 130
+    ├── NoQuorum                    too few of the call's replicas agree; 1
     ├── TaskFailed                  the call failed and its own exception cannot be rebuilt here; 1
     ├── DataLost                    an outcome or a handle's data is in no place any more; 1
     ├── NotSerializable             an argument, a function or a result cannot travel; 2
@@ -29,6 +30,7 @@ __all__ = [
     "DeviceLost",
     "TaskTimeout",
     "TaskCancelled",
+    "NoQuorum",
     "TaskFailed",
     "DataLost",
     "NotSerializable",
@@ -81,6 +83,20 @@ class TaskCancelled(ForageError, CancelledError):
     """The call was cancelled before it ended."""
 
     exit_code: ClassVar[int] = 130
+
+
+class NoQuorum(ForageError):
+    """The outcomes of a call's replicas differ, and too few of them agree.
+
+    Attributes:
+        outcomes: For each device that answered, by name, what its outcome was, in words.
+    """
+
+    outcomes: dict[str, str]
+
+    def __init__(self, message: str = "", outcomes: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.outcomes = dict(outcomes or {})
 
 
 class TaskFailed(ForageError):

@@ -33,6 +33,7 @@ __all__ = [
     "REORDER_MAX",
     "REPEAT_AFTER_MS",
     "REPEAT_AFTER_MS_MAX",
+    "REPLICAS_MAX",
     "SEEN_EVERY",
     "TASK_CALLS_MAX",
     "TEXT_CHARACTERS_MAX",
@@ -104,5 +105,7 @@ BACKOFF_MS_MAX = 60_000
 LEASE_MS_DEFAULT = 15_000
 """How long a device may run an exclusive call without having heard that it still may."""
 LEASE_MS_MIN = 200
+REPLICAS_MAX = 16
+"""Devices that one call may be run on."""
 WAIT_MS_DEFAULT = 30_000
 """How long calls wait while no eligible device is alive, before `NoDevice`."""

@@ -13,6 +13,7 @@ from forage_wire.limits import (
     LEASE_MS_DEFAULT,
     LEASE_MS_MIN,
     PACKET_BYTES_MAX,
+    REPLICAS_MAX,
     TASK_CALLS_MAX,
     WAIT_MS_DEFAULT,
 )
@@ -52,6 +53,10 @@ class Options:
     """Never two attempts of a call at a time, come what may (needs `settle=controller`)."""
     lease_ms: Annotated[int, "le", kinds.unsigned(3_600_000, LEASE_MS_MIN)] = LEASE_MS_DEFAULT
     """How long a device may run an exclusive call without having heard that it still may."""
+    replicas: Annotated[int, "rp", kinds.unsigned(REPLICAS_MAX, 1)] = 1
+    """Devices that each call is run on, each of them once: above 1, `settle` is `controller`."""
+    quorum: Annotated[int, "qu", kinds.unsigned(REPLICAS_MAX)] = 0
+    """Outcomes of a call's replicas that must agree; 0: the majority. The clients' affair."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +87,8 @@ class Header:
     """Whether the task ends with this page."""
     root: Annotated[bytes | None, "r", kinds.nullable(fields.HASH)] = None
     """Merkle root over the calls, for signatures (reserved)."""
+    replica: Annotated[int, "ri", kinds.unsigned(REPLICAS_MAX - 1)] = 0
+    """Which of its calls' replicas the page holds (see `forage_wire.replicas`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

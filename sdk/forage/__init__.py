@@ -13,6 +13,7 @@ from forage_wire.version import __version__
 # Type checkers take this name for true; `typing` itself would be the dearest import here.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from forage.agreement import Replicas
     from forage.batch import Batch, Progress
     from forage.client import Client
     from forage.cluster import LocalCluster
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         DeviceLost,
         ForageError,
         NoDevice,
+        NoQuorum,
         NotConnected,
         NotSerializable,
         Refused,
@@ -47,12 +49,14 @@ __all__ = [
     "Attempt",
     "CallProgress",
     "Explanation",
+    "Replicas",
     "ForageError",
     "NotConnected",
     "NoDevice",
     "DeviceLost",
     "TaskTimeout",
     "TaskCancelled",
+    "NoQuorum",
     "TaskFailed",
     "DataLost",
     "NotSerializable",
@@ -74,12 +78,14 @@ _HOMES = {
     "Attempt": "forage.info",
     "CallProgress": "forage.info",
     "Explanation": "forage.info",
+    "Replicas": "forage.agreement",
     "ForageError": "forage.errors",
     "NotConnected": "forage.errors",
     "NoDevice": "forage.errors",
     "DeviceLost": "forage.errors",
     "TaskTimeout": "forage.errors",
     "TaskCancelled": "forage.errors",
+    "NoQuorum": "forage.errors",
     "TaskFailed": "forage.errors",
     "DataLost": "forage.errors",
     "NotSerializable": "forage.errors",

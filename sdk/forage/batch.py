@@ -20,6 +20,7 @@ from forage_wire.ranges import Ranges
 from forage_wire.topics import call_name
 
 if TYPE_CHECKING:
+    from forage.agreement import Replicas
     from forage.shell.network import Network
 
 __all__ = ["Batch", "BatchCalls", "Progress"]
@@ -108,6 +109,11 @@ class BatchCalls(TaskCalls):
 
     def resolve(self, command: ResolveCalls) -> Finished:
         return self._end(self._decode(command), command.ranges, command.device or None)
+
+    def end(
+        self, index: int, value: Any, error: BaseException | None, device: str | None
+    ) -> Finished:
+        return self._end([(index, value, error)], ((index, index + 1),), device)
 
     def fail(self, ranges: Ranges, error: BaseException) -> Finished:
         rows = [(index, None, error) for low, high in ranges for index in range(low, high)]
@@ -432,6 +438,12 @@ class Batch(Generic[_T]):
     def progress(self) -> Progress:
         """How far it is now, without asking anybody."""
         return self._calls.progress(self._low, self._high)
+
+    @property
+    def replicas(self) -> "Replicas | None":
+        """What became of its calls' replicas so far, all together; None without replicas."""
+        votes = self._calls.votes
+        return None if votes is None else votes.total(self._low, self._high)
 
     def cancel(self, *, force: bool = False) -> int:
         """Cancel every call that is pending; with `force` also those that run.

@@ -20,6 +20,7 @@ from forage_wire.values.exact import SCALARS
 
 if TYPE_CHECKING:
     from forage.shell.network import Network
+    from forage.voting import Votes
 
 __all__ = ["Burst", "Finished", "TaskCalls", "outcome_of", "refusal"]
 
@@ -80,9 +81,12 @@ class TaskCalls:
         "is_sealed",
         "label",
         "network",
+        "votes",
     )
 
     def __init__(self, network: "Network", task: str, label: str) -> None:
+        self.votes: Votes | None = None
+        """With replicas: how their outcomes become one."""
         self.network = network
         self.id = task
         self.label = label
@@ -134,8 +138,18 @@ class TaskCalls:
         """A call runs. Under `LOCK`."""
         raise NotImplementedError
 
+    def is_open(self, index: int) -> bool:
+        """Whether a call has not ended."""
+        raise NotImplementedError
+
     def resolve(self, command: ResolveCalls) -> Finished:
         """Take in outcomes."""
+        raise NotImplementedError
+
+    def end(
+        self, index: int, value: Any, error: BaseException | None, device: str | None
+    ) -> Finished:
+        """End one call."""
         raise NotImplementedError
 
     def fail(self, ranges: Ranges, error: BaseException) -> Finished:
@@ -207,6 +221,15 @@ class Burst(TaskCalls):
     def resolve(self, command: ResolveCalls) -> Finished:
         return self._end(self._decode(command), command.device or None)
 
+    def is_open(self, index: int) -> bool:
+        # The list goes when the last one has ended.
+        return index < len(self._futures) and self._futures[index] is not None
+
+    def end(
+        self, index: int, value: Any, error: BaseException | None, device: str | None
+    ) -> Finished:
+        return self._end([(index, value, error)], device)
+
     def fail(self, ranges: Ranges, error: BaseException) -> Finished:
         rows = [(index, None, error) for low, high in ranges for index in range(low, high)]
         return self._end(rows, None)
@@ -218,7 +241,7 @@ class Burst(TaskCalls):
         futures = self._futures
         with LOCK:
             for index, value, error in rows:
-                future = futures[index]
+                future = futures[index] if index < len(futures) else None
                 if future is None:
                     continue
                 futures[index] = None

@@ -12,11 +12,14 @@ from forage.functions import call_body, target_of
 from forage.future import Future
 from forage.info import Attempt, DeviceInfo, Explanation, TaskInfo
 from forage.mapping import map_all, map_buffered, submit_batch
-from forage.options import merge_options
+from forage.options import check_agree, merge_options
 from forage_wire.messages import Options
+from forage_wire.ranges import Ranges
+from forage_wire.replicas import ReplicaLayout
 from forage_wire.topics import split_call
 
 if TYPE_CHECKING:
+    from forage.agreement import Agree
     from forage.shell.network import Network
 
 __all__ = ["Client"]
@@ -34,6 +37,9 @@ class Client(Executor):
     `submit` merges calls: what is submitted while earlier calls are under way travels together.
     It waits while more than 64 MiB of arguments are not safely with the controller.
     """
+
+    _agree: "Agree | None" = None
+    """Whether two results of a call's replicas agree; None: they are the same."""
 
     def __init__(self, network: "Network", options: Options | None = None) -> None:
         self._network = network
@@ -73,7 +79,8 @@ class Client(Executor):
             RuntimeError: After `shutdown`, or in a forked child of the process that connected.
         """
         target = target_of(fn)
-        return self._network.submit(target, self._options, call_body(fn, target, args, kwargs))
+        body = call_body(fn, target, args, kwargs)
+        return self._network.submit(target, self._options, body, self._agree)
 
     def map(
         self,
@@ -107,7 +114,7 @@ class Client(Executor):
             raise ValueError("buffersize must be None or > 0")
         rows = zip(*iterables)  # noqa: B905 - the shortest ends it, as `Executor.map` has it
         if buffersize is None:
-            return map_all(self._network, fn, self._options, rows, timeout)
+            return map_all(self._network, fn, self._options, rows, timeout, self._agree)
         return map_buffered(self, fn, rows, timeout, buffersize)
 
     def submit_all(self, fn: Callable[..., _T] | str, *iterables: Iterable[Any]) -> Batch[_T]:
@@ -116,7 +123,7 @@ class Client(Executor):
         Made for many calls: they cost a few bytes each here, and futures only where asked for.
         """
         rows = zip(*iterables)  # noqa: B905 - as in `map`
-        return Batch(submit_batch(self._network, fn, self._options, rows))
+        return Batch(submit_batch(self._network, fn, self._options, rows, self._agree))
 
     def options(self, **options: Any) -> "Client":
         """A view on this connection whose submissions carry these options.
@@ -132,10 +139,18 @@ class Client(Executor):
             at_most_once: Never run a call again that may have started (`DeviceLost` instead).
             fresh: Each call in a worker process of its own.
             wait_s: Seconds to wait while no eligible device is alive (`NoDevice`); 30.
+            replicas: Run each call on so many devices, each of them once, and believe what a
+                quorum of them says; 1.
+            quorum: How many of them must agree (`NoQuorum` if they cannot); None: the majority.
+            agree: `agree(a, b)` says whether two results do; None: they must be the same to the
+                bit. It runs here, in a thread of its own, and may not wait for calls. Errors
+                agree where their types and messages are equal.
 
         Views share the connection and cannot be shut down; views of views add up.
         """
-        return _View(self, merge_options(self._options, options))
+        agree = options.pop("agree", self._agree)
+        merged = merge_options(self._options, options)
+        return _View(self, merged, check_agree(agree, merged))
 
     # -- looking --------------------------------------------------------------------------------
 
@@ -151,14 +166,13 @@ class Client(Executor):
         """
         task, index = _split(name)
         known = self._network.find(task)
-        count = known.count if known is not None else 0
-        label = known.label if known is not None else ""
         if known is None:
             info = self.task(task)
-            count, label = info.calls, info.label
-        if index is not None and index >= count:
-            raise ValueError(f"The task {task} has {count} calls; there is no {name}.")
-        calls = self._network.attach(task, label, count)
+        else:
+            info = TaskInfo(task=task, label=known.label, calls=known.count)
+        if index is not None and index >= info.calls:
+            raise ValueError(f"The task {task} has {info.calls} calls; there is no {name}.")
+        calls = self._network.attach(info)
         return Batch(calls) if index is None else Batch(calls, index, index + 1)
 
     def devices(self) -> list[DeviceInfo]:
@@ -209,9 +223,11 @@ class Client(Executor):
             low, high = (0, known.count) if index is None else (index, index + 1)
             self._network.cancel_within(known, low, high, force)
             return
-        low, high = (0, self.task(task).calls) if index is None else (index, index + 1)
-        event = CallsCancelled(task=task, ranges=((low, high),), force=force)
-        self._network.tell(event)
+        info = self.task(task)
+        ranges: Ranges = ((0, info.calls) if index is None else (index, index + 1),)
+        if info.replicas > 1:
+            ranges = ReplicaLayout(info.replicas, info.blocks, info.calls).runs_of(ranges)
+        self._network.tell(CallsCancelled(task=task, ranges=ranges, force=force))
 
     def drain(self, device: str, on: bool = True) -> None:
         """Let a device finish what it runs and take nothing new; `on=False` takes that back."""
@@ -250,9 +266,10 @@ class Client(Executor):
 class _View(Client):
     """The same connection with other options."""
 
-    def __init__(self, parent: Client, options: Options) -> None:
+    def __init__(self, parent: Client, options: Options, agree: "Agree | None") -> None:
         self._network = parent._network
         self._options = options
+        self._agree = agree
         # The connection ends when nobody has the client any more; a view of it counts.
         self._parent = parent
 

@@ -17,6 +17,7 @@ from forage.errors import TaskCancelled
 from forage_wire.topics import call_name
 
 if TYPE_CHECKING:
+    from forage.agreement import Replicas
     from forage.calls import TaskCalls
     from forage.info import Attempt, CallProgress, Explanation
 
@@ -149,6 +150,12 @@ class Future(concurrent.futures.Future[_T]):
         may be lost: for people, not for programs to count on.
         """
         return None if self._calls is None else self._calls.progress_of(self._index)
+
+    @property
+    def replicas(self) -> "Replicas | None":
+        """What became of the call's replicas; None without any, and while it is not decided."""
+        votes = None if self._calls is None else self._calls.votes
+        return None if votes is None else votes.counted(self._index)
 
     def history(self) -> "list[Attempt]":
         """The call's attempts as the controller knows them, oldest first.

@@ -170,6 +170,12 @@ class TaskInfo:
     """Outcomes that its client has."""
     state: str = ""
     age_s: float = 0.0
+    replicas: int = 1
+    """Runs of each call. Above 1, the numbers above but `calls` count runs."""
+    quorum: int = 0
+    """How many of them must agree; 0: the majority (only from `Client.task`)."""
+    blocks: Sequence[int] = ()
+    """How the runs are numbered (only from `Client.task`): see `forage_wire.replicas`."""
     devices: Mapping[str, int] = field(default_factory=dict)
     """Calls for each device that had a part in it (only from `Client.task`)."""
     attempts: int = 0

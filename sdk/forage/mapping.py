@@ -16,6 +16,7 @@ from forage_wire.limits import CALLS_PER_PAGE_MAX, PACKET_BYTES_MAX
 from forage_wire.messages import Options
 
 if TYPE_CHECKING:
+    from forage.agreement import Agree
     from forage.client import Client
     from forage.shell.network import Network
 
@@ -32,13 +33,14 @@ def submit_batch(
     fn: Callable[..., Any] | str,
     options: Options,
     rows: Iterator[tuple[Any, ...]],
+    agree: "Agree | None" = None,
 ) -> BatchCalls:
     """One task of all rows, sent while they are read.
 
     Raises what the iterables or serialisation raise; what was submitted by then is cancelled.
     """
     target = target_of(fn)
-    calls = network.open_batch(target, options)
+    calls = network.open_batch(target, options, agree)
     portion: list[bytes] = []
     portion_bytes = 0
     limit = _FIRST_PORTION
@@ -67,10 +69,11 @@ def map_all(
     options: Options,
     rows: Iterator[tuple[Any, ...]],
     timeout: float | None,
+    agree: "Agree | None" = None,
 ) -> Iterator[Any]:
     """All rows at once, as one task."""
     deadline = None if timeout is None else time.monotonic() + timeout
-    return _Results(submit_batch(network, fn, options, rows), deadline)
+    return _Results(submit_batch(network, fn, options, rows, agree), deadline)
 
 
 class _Results:

@@ -3,14 +3,17 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from forage_wire.limits import LEASE_MS_MIN
+from forage_wire.limits import LEASE_MS_MIN, REPLICAS_MAX
 from forage_wire.messages import Options
 from forage_wire.texts import check_text
 from forage_wire.topics import is_name
 
-__all__ = ["merge_options"]
+if TYPE_CHECKING:
+    from forage.agreement import Agree
+
+__all__ = ["check_agree", "merge_options"]
 
 _LEASE_MS_MAX = 3_600_000
 
@@ -26,9 +29,54 @@ def merge_options(base: Options, given: Mapping[str, Any]) -> Options:
     for name, value in given.items():
         parse = _PARSERS.get(name)
         if parse is None:
-            raise TypeError(f"There is no option {name!r}; the options are {', '.join(_PARSERS)}.")
+            raise TypeError(f"There is no option {name!r}; the options are {_NAMES}.")
         changes.update(parse(value))
-    return _shared(replace(base, **changes))
+    if "replicas" in changes:
+        # A quorum is one of so many replicas: of others there is another majority.
+        changes.setdefault("quorum", 0)
+    merged = replace(base, **changes)
+    _check_together(merged)
+    return _shared(merged)
+
+
+def _check_together(options: Options) -> None:
+    """What options say of each other."""
+    replicas, quorum, named = options.replicas, options.quorum, len(dict.fromkeys(options.devices))
+    if quorum > replicas:
+        raise ValueError(
+            f"quorum={quorum} of replicas={replicas} can never agree; ask for a quorum of at most "
+            f"{replicas}, or for more replicas."
+        )
+    for name, is_given in (
+        ("at_most_once", options.at_most_once),
+        ("exclusive", options.exclusive),
+    ):
+        if replicas > 1 and is_given:
+            raise ValueError(
+                f"replicas and {name} contradict each other: replicas run a call several times, "
+                "and at once."
+            )
+    if replicas > 1 and 0 < named < replicas:
+        raise ValueError(
+            f"replicas={replicas} takes as many devices, and device names {named}; name more of "
+            "them, or use requires."
+        )
+
+
+def check_agree(agree: Any, options: Options) -> "Agree | None":
+    """The comparison for submissions with these options.
+
+    Raises:
+        TypeError: It is no function.
+        ValueError: There is nothing to compare.
+    """
+    if agree is None:
+        return None
+    if not callable(agree):
+        raise TypeError(f"agree takes a function of two results, not {agree!r}.")
+    if options.replicas == 1:
+        raise ValueError("agree compares the results of replicas; give replicas= too.")
+    return agree  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=1_024)
@@ -109,6 +157,14 @@ def _at_most_once(value: Any) -> dict[str, Any]:
     return {"at_most_once": _boolean("at_most_once", value)}
 
 
+def _replicas(value: Any) -> dict[str, Any]:
+    return {"replicas": _integer("replicas", value, 1, REPLICAS_MAX)}
+
+
+def _quorum(value: Any) -> dict[str, Any]:
+    return {"quorum": 0 if value is None else _integer("quorum", value, 1, REPLICAS_MAX)}
+
+
 def _fresh(value: Any) -> dict[str, Any]:
     return {"fresh": _boolean("fresh", value)}
 
@@ -148,4 +204,7 @@ _PARSERS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "clones": _clones,
     "exclusive": _exclusive,
     "lease_s": _lease_s,
+    "replicas": _replicas,
+    "quorum": _quorum,
 }
+_NAMES = ", ".join((*_PARSERS, "agree"))

@@ -74,6 +74,26 @@ def test_map_prints_results_in_the_order_of_the_lines(run: Run, own_place: Path)
     assert [json.loads(line) for line in ended.out.splitlines()] == [2 * n for n in range(50)]
 
 
+def test_replicas_vote_on_each_call(run: Run, own_place: Path) -> None:
+    assert run("run", "jobs.py:double", "4", "--replicas", "2").out == "8\n"
+    file = numbers(own_place, 1, 2)
+    ended = run("map", "jobs.py:double", "--from-jsonl", file, "--replicas", "2", "--quorum", "1")
+    assert (ended.code, ended.out) == (0, "2\n4\n")
+
+
+def test_replicas_that_disagree_end_with_who_said_what(run: Run) -> None:
+    ended = run("run", "os:getpid", "--replicas", "2")
+    assert (ended.code, ended.out) == (1, "")
+    assert "No 2 of the 2 replicas of" in ended.err
+    assert ended.err.count(" returned ") == 2
+
+
+def test_a_quorum_above_the_replicas_is_a_wrong_argument(run: Run) -> None:
+    ended = run("run", "os:getpid", "--replicas", "2", "--quorum", "3")
+    assert ended.code == 2
+    assert "can never agree" in ended.err
+
+
 def test_map_as_completed_says_which_line(run: Run, own_place: Path) -> None:
     file = numbers(own_place, 5, 6, 7)
     ended = run("map", "jobs.py:fail_if_odd", "--from-jsonl", file, "--as-completed")

@@ -14,6 +14,7 @@ CODES: dict[type[errors.ForageError], int] = {
     errors.DeviceLost: 1,
     errors.TaskTimeout: 124,
     errors.TaskCancelled: 130,
+    errors.NoQuorum: 1,
     errors.TaskFailed: 1,
     errors.DataLost: 1,
     errors.NotSerializable: 2,

@@ -235,6 +235,7 @@ class FakeClient:
         function: bytes | tuple[str, str] = CODE,
         settle: str = "direct",
         collected: tuple[tuple[int, int], ...] = (),
+        replica: int = 0,
         **options: Any,
     ) -> Page:
         if "retries" in options:
@@ -253,6 +254,7 @@ class FakeClient:
             first=first,
             n=n,
             last=last,
+            replica=replica,
         )
         calls = join_calls([cbor2.dumps([0, [index]]) for index in range(first, first + n)])
         return Page(header=encode_header(header), calls=calls, key=KEY, collected=collected)

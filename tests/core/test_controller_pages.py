@@ -200,6 +200,8 @@ def test_every_option_makes_a_queue_of_its_own() -> None:
         "clones": False,
         "exclusive": True,
         "lease_ms": 1_000,
+        "replicas": 2,
+        "quorum": 1,
     }
     plain = decode_header(client.page(1).header)
     assert set(changed) == set(type(plain.options).__slots__)
@@ -207,8 +209,9 @@ def test_every_option_makes_a_queue_of_its_own() -> None:
     for name, value in changed.items():
         keys.add(queue_key(decode_header(client.page(1, **{name: value}).header)))
     keys.add(queue_key(decode_header(client.page(1, settle="controller").header)))
+    keys.add(queue_key(decode_header(client.page(1, replica=1).header)))
     keys.add(queue_key(decode_header(client.page(1, function=b"\x01" * 32).header)))
-    assert len(keys) == 3 + len(changed)
+    assert len(keys) == 4 + len(changed)
 
 
 # -- code -------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ from forage_controller.core.operations import (
     TrimAssignment,
 )
 from forage_sim.clock import Clock
-from forage_wire.ranges import RangeSet
+from forage_wire.ranges import Ranges, RangeSet
 
 __all__ = ["Disk", "DiskAnswer", "StoredState", "StoredTask"]
 
@@ -240,7 +240,16 @@ def _recovered_task(name: str, task: StoredTask) -> RecoveredTask:
         collected=task.collected.freeze(),
         counters=tuple(sorted(counters)),
         archive_bytes=sum(len(row.data) for row in task.archive),
+        answered=_answered(task),
     )
+
+
+def _answered(task: StoredTask) -> tuple[tuple[str, Ranges], ...]:
+    found: dict[str, RangeSet] = {}
+    for row in task.archive:
+        if row.device:
+            found.setdefault(row.device, RangeSet()).update(row.settled)
+    return tuple((device, ranges.freeze()) for device, ranges in sorted(found.items()))
 
 
 Load = LoadPage | LoadCode | LoadOutcomes

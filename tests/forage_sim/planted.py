@@ -319,14 +319,6 @@ AGENT_MUTANTS = (
         quick=True,
     ),
     Mutant(
-        name="outcomes that only the controller may judge are told to the client",
-        file=AGENT + "outbox.py",
-        old='return _CONTROLLER if header.settle == "controller" else (header.user, header.client)',
-        new="return (header.user, header.client)",
-        oracles=("ClosedNeverSettles",),
-        quick=True,
-    ),
-    Mutant(
         name="an inventory leaves out what runs",
         file=AGENT + "agent.py",
         old="rows=self._holdings.rows()",

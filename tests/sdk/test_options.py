@@ -29,6 +29,10 @@ from sdk.functions import add
         ({"at_most_once": True, "fresh": True}, Options(at_most_once=True, fresh=True)),
         ({"backoff_s": 0, "clones": False}, Options(backoff_ms=0, clones=False)),
         ({"exclusive": True, "lease_s": 2}, Options(exclusive=True, lease_ms=2_000)),
+        ({"replicas": 3}, Options(replicas=3)),
+        ({"replicas": 3, "quorum": 3}, Options(replicas=3, quorum=3)),
+        ({"replicas": 3, "quorum": None}, Options(replicas=3)),
+        ({"replicas": 2, "device": ["a", "b"]}, Options(replicas=2, devices=("a", "b"))),
     ],
 )
 def test_options_become_a_header(given: dict[str, Any], expected: Options) -> None:
@@ -54,6 +58,15 @@ def test_options_become_a_header(given: dict[str, Any], expected: Options) -> No
         ({"fresh": 1}, TypeError, "True or False"),
         ({"lease_s": 0.1}, ValueError, "from 0.2 to 3600"),
         ({"exclusive": "yes"}, TypeError, "True or False"),
+        ({"replicas": 0}, ValueError, "from 1 to 16"),
+        ({"replicas": 2.0}, TypeError, "integer"),
+        ({"replicas": 3, "quorum": 0}, ValueError, "from 1 to 16"),
+        ({"replicas": 3, "quorum": 4}, ValueError, "quorum=4 of replicas=3 can never agree"),
+        ({"quorum": 2}, ValueError, "quorum=2 of replicas=1 can never agree"),
+        ({"replicas": 2, "at_most_once": True}, ValueError, "contradict each other"),
+        ({"replicas": 2, "exclusive": True}, ValueError, "contradict each other"),
+        ({"replicas": 3, "device": ["a", "b"]}, ValueError, "device names 2"),
+        ({"replicas": 2, "device": ["a", "a"]}, ValueError, "device names 1"),
         ({"device": "Not A Name"}, ValueError, "device's name"),
         ({"device": [3]}, ValueError, "device's name"),
         ({"requires": [""]}, ValueError, "requires takes"),
@@ -65,6 +78,39 @@ def test_wrong_options_are_explained(
 ) -> None:
     with pytest.raises(error, match=words):
         merge_options(Options(), given)
+
+
+def test_another_number_of_replicas_has_a_majority_of_its_own() -> None:
+    view = merge_options(Options(), {"replicas": 3, "quorum": 3})
+    assert merge_options(view, {"replicas": 5}) == Options(replicas=5)
+    assert merge_options(view, {"retries": 1}) == Options(replicas=3, quorum=3, retries=1)
+    assert merge_options(view, {"replicas": 1}) == Options()
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"replicas": 3, "agree": 5}, TypeError, "agree takes a function"),
+        ({"agree": max}, ValueError, "give replicas= too"),
+    ],
+)
+def test_a_comparison_is_a_function_of_replicas_results(
+    held: forage.Client, given: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        held.options(**given)
+    assert held.options(replicas=3, agree=max).options(agree=None) is not None
+
+
+def test_each_call_is_compared_by_the_function_that_it_was_submitted_with(
+    held: forage.Client,
+) -> None:
+    held.submit(add, 1)
+    view = held.options(replicas=2)
+    for agree in (None, max, min):
+        votes = view.options(agree=agree).submit(add, 2)._bound().votes
+        assert votes is not None
+        assert votes._agree is agree
 
 
 def test_a_views_submissions_carry_its_options(holding: Fleet, held: forage.Client) -> None:

@@ -67,11 +67,14 @@ HEADER = m.Header(
         clones=False,
         exclusive=True,
         lease_ms=3_000,
+        replicas=3,
+        quorum=2,
     ),
     first=4_096,
     n=2,
     last=True,
     root=b"\x11" * 32,
+    replica=2,
 )
 HEADER_LEAST = m.Header(
     user="ann",

@@ -32,6 +32,7 @@ class Assignments:
         "_ready",
         "busy",
         "epoch",
+        "freed",
         "newly_busy",
         "open",
         "touched",
@@ -51,6 +52,8 @@ class Assignments:
         """Those that had none when somebody looked."""
         self.touched: dict[str, Device] = {}
         """Devices whose room may have changed since the dispatcher looked."""
+        self.freed: list[Open] = []
+        """Of tasks with replicas: what ended or was cut since somebody looked."""
 
     @property
     def next_number(self) -> int:
@@ -244,6 +247,8 @@ class Assignments:
             )
         )
         opened.end = high
+        if opened.task.replicas > 1:
+            self.freed.append(opened)
         before = opened.work_us
         opened.work_us = before * (opened.left - given) // max(1, opened.left)
         opened.left -= given
@@ -328,6 +333,8 @@ class Assignments:
         if self.open.pop(opened.number, None) is None:
             return
         device, task = opened.device, opened.task
+        if task.replicas > 1:
+            self.freed.append(opened)
         del task.open[opened.number]
         opened.page.let_go(opened)
         device.assignments.pop(opened.number, None)

@@ -127,6 +127,9 @@ def queue_key(header: Header) -> QueueKey:
             options.clones,
             options.exclusive,
             options.lease_ms,
+            options.replicas,
+            options.quorum,
+            header.replica,
         ]
     )
 

@@ -44,6 +44,7 @@ from forage_controller.core.recover import recover
 from forage_controller.core.replicas import Replicas
 from forage_controller.core.sessions import start_of
 from forage_controller.core.settlement import Settlement
+from forage_controller.core.siblings import Siblings
 from forage_controller.core.starvation import Starvation
 from forage_controller.core.state import Device
 from forage_wire.codec import decode, encode_json
@@ -178,12 +179,16 @@ class ControllerCore:
             self._queries.on_query,
         )
         self.clients.devices_alive = lambda: self.fleet.alive
+        self.siblings = Siblings(
+            self.backlog, self.assignments, self.settlement, self.fleet.devices
+        )
         self.dispatcher = Dispatcher(
             config,
             self.backlog,
             self.assignments,
             self._codes,
             self._pages,
+            self.siblings,
             self.fleet.devices,
             self.fleet.detect_ms,
             self._unfit,
@@ -294,6 +299,7 @@ class ControllerCore:
                 self.later.next_wakeup_ms(),
                 self.dispatcher.next_wakeup_ms(),
                 self.replicas.next_wakeup_ms(),
+                self.siblings.looks[0][0] if self.siblings.looks else None,
                 self._unheard_until_ms,
                 self._expire_ms,
                 self._shown_ms + _SHOW_EVERY_MS if self._show_again else None,
@@ -387,6 +393,7 @@ class ControllerCore:
         self.reconciler.listen_from(now_ms)
         self._starvation.listen_from(now_ms)
         self.leases.listen_from(now_ms)
+        self.siblings.listen_from(now_ms)
         self._monitor.connected()
         if self._unheard:
             self._unheard_until_ms = (
@@ -527,6 +534,8 @@ class ControllerCore:
         self.reconciler.expire(now_ms)
         self.later.check(now_ms)
         self._starvation.check(now_ms)
+        if self.siblings.looks:
+            self.siblings.check(now_ms)
         # Before new work: a device that keeps one outcome at a time has room for it by this.
         for device, rows in self.settlement.take_acknowledgements(now_ms):
             self._intake.acknowledge(device, rows)

@@ -15,6 +15,7 @@ from forage_controller.core.codes import CodeShelf
 from forage_controller.core.config import CoreConfig
 from forage_controller.core.eligibility import FREE, FULL, ROOMY, SPARE, Eligibility, Eligible
 from forage_controller.core.pages import PageCache
+from forage_controller.core.siblings import Siblings
 from forage_controller.core.state import Device
 from forage_controller.core.stealing import Stealing
 from forage_wire.codec import join_calls
@@ -32,6 +33,7 @@ _BLOCKED_AT_ONCE = 16
 _ASSIGNMENTS_MAX = LIST_ITEMS_MAX // 2
 """Outstanding on one device: its inventory names them all, and what is not acknowledged."""
 _BEAT_MS_MAX = 3_600_000
+_NOBODY: dict[str, None] = {}
 
 
 def slice_calls(
@@ -75,6 +77,7 @@ class Dispatcher:
         assignments: Assignments,
         codes: CodeShelf,
         pages: PageCache,
+        siblings: Siblings,
         devices: dict[str, Device],
         detect_ms: Callable[[Device], int],
         unfit: Callable[[Pending, str, str, int], None],
@@ -85,11 +88,12 @@ class Dispatcher:
         self._assignments = assignments
         self._codes = codes
         self._pages = pages
+        self._siblings = siblings
         self._devices = devices
         self._detect_ms = detect_ms
         self._unfit = unfit
         self._index = Eligibility()
-        self._stealing = Stealing(config.limits, assignments, self.work_us)
+        self._stealing = Stealing(config.limits, assignments, siblings, self.work_us)
         self._changed: dict[str, Device] = {}
         self._resting: list[tuple[int, str]] = []
         self._again_ms: int | None = None
@@ -172,6 +176,8 @@ class Dispatcher:
 
     def _look_around(self, now_ms: int) -> None:
         """Take in what has changed since the last time."""
+        if self._assignments.freed or self._changed:
+            self._siblings.look_around(self._changed.values(), now_ms)
         while self._resting and self._resting[0][0] <= now_ms:
             device = self._devices.get(heapq.heappop(self._resting)[1])
             if device is not None:
@@ -291,7 +297,13 @@ class Dispatcher:
             return True
         at = pending.low - pending.page.first
         first = join_calls(items[at : at + 1])
-        device = self._best(pending, len(first), devices, now_ms)
+        barred = _NOBODY
+        if pending.task.replicas > 1:
+            barred = self._siblings.holders(pending.task, pending.page, pending.low)
+        device = self._best(pending, len(first), devices, barred, now_ms)
+        if device is None and barred and self._bars_all(pending, len(first), entry, barred):
+            self._siblings.set_aside(queue, pending, now_ms)
+            return True
         if device is None:
             return self._fits_nowhere(queue, pending, len(first), entry, now_ms)
         if not self._hand_code(queue, pending, device):
@@ -313,8 +325,22 @@ class Dispatcher:
             self._codes.hand_to(device, code)
         return True
 
+    def _bars_all(
+        self, pending: Pending, call_bytes: int, entry: Eligible, barred: dict[str, None]
+    ) -> bool:
+        """Whether no eligible device could ever take a call, as all have another replica of it."""
+        return all(
+            name in barred or self._why_unfit(device, pending, call_bytes, 0)
+            for name, device in entry.devices.items()
+        )
+
     def _best(
-        self, pending: Pending, call_bytes: int, devices: dict[str, Device], now_ms: int
+        self,
+        pending: Pending,
+        call_bytes: int,
+        devices: dict[str, Device],
+        barred: dict[str, None],
+        now_ms: int,
     ) -> Device | None:
         """The device with the least work for each slot; the stronger one where that is equal."""
         best: Device | None = None
@@ -322,6 +348,8 @@ class Dispatcher:
         for device in islice(devices.values(), _CANDIDATES):
             capabilities = device.capabilities
             assert capabilities is not None
+            if device.name in barred:
+                continue
             if self._why_unfit(device, pending, call_bytes, device.work_bytes):
                 continue
             rank = (
@@ -386,6 +414,8 @@ class Dispatcher:
             slice_us_min=self._limits.slice_us_min,
         )
         n = min(n, pending.high - pending.low)
+        if pending.task.replicas > 1:
+            n = self._siblings.clear(pending, n, device)
         if n == 1:
             return first, 1
         n = pending.task.done.missing(pending.low, pending.low + n)[0][1] - pending.low

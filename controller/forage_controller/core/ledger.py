@@ -7,6 +7,7 @@ settled is `settlement`'s.
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 
 from forage_controller.core.assignments import Assignments
 from forage_controller.core.backlog import Backlog, by_counters, queue_key
@@ -21,6 +22,7 @@ from forage_wire.errors import DecodeError
 from forage_wire.limits import TASK_CALLS_MAX
 from forage_wire.messages import Header, OutcomeSet
 from forage_wire.messages import Page as PageMessage
+from forage_wire.replicas import replica_flaw
 
 __all__ = ["Ledger", "PageRefused"]
 
@@ -119,10 +121,15 @@ class Ledger:
         end = header.first + header.n
         if end > TASK_CALLS_MAX + 1:
             raise PageRefused("size", f"a task has {TASK_CALLS_MAX:,} calls at most")
+        if header.options.replicas > 1 and (flaw := replica_flaw(header)):
+            raise PageRefused("invalid", flaw)
         if task is None or not task.pages:
             return
         others = next(iter(task.pages.values()))
-        if message.key != task.key or queue_key(header) != others.queue_key:
+        same = header
+        if header.options.replicas > 1:
+            same = replace(header, replica=others.header.replica)
+        if message.key != task.key or queue_key(same) != others.queue_key:
             raise PageRefused("invalid", "pages of one task differ in function, options or key")
         last = task.pages[task.firsts[-1]]
         if any(True for _ in task.pages_of(header.first, end)) or (
@@ -176,6 +183,7 @@ class Ledger:
         """Put a task (new or recovered) on the books."""
         self.tasks[task.id] = task.client.tasks[task.id] = task
         task.function, task.settle = header.function, header.settle
+        task.replicas = header.options.replicas
         self._codes.used(task.function, 1)
 
     def _new_page(self, task: Task, header: Header, message: PageMessage, now_ms: int) -> Page:
@@ -284,6 +292,8 @@ class Ledger:
             return
         task.collected.update(added)
         task.done.update(added)
+        if task.replicas > 1:
+            task.forget_replicas(added)
         if freed:
             share = task.archive_bytes * freed // max(freed, task.archived)
             task.archived -= freed
@@ -317,6 +327,7 @@ class Ledger:
                 self._backlog.discard(page, page.first, page.end)
             self._pages.drop(page)
             self.pages_bytes -= page.calls_bytes + len(page.header_bytes)
+        task.aside.clear()
         self.archive_bytes -= task.archive_bytes
         self.tell_released(task.client, task.id)
         self.released[task.id] = now_ms + self._limits.keep_ms

@@ -298,6 +298,8 @@ class RecoveredTask:
     counters: tuple[tuple[int, int, int, int, int], ...]
     """(low, high, tries, deaths, losses) of calls that have any, the latest for each call."""
     archive_bytes: int
+    answered: tuple[tuple[str, Ranges], ...] = ()
+    """Device -> of the calls it settled, those whose outcomes are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,8 @@ __all__ = ["Queries"]
 _TASKS_LISTED = 10_000
 """Tasks of one user in one answer: the latest."""
 _TASKS_LOOKED_AT = 100_000
+_FURTHEST = ("running", "assigned", "queued", "settled", "collected")
+"""Which replica's state stands for its call's."""
 
 
 def _as_json(body: Any) -> bytes:
@@ -86,8 +88,9 @@ class Queries:
                 f"no task or call of this user is named {query.name}: look at `forage task ls`"
             )
         index = named[1] if named else None
-        if index is not None and index >= max(task.calls, task.total or 0):
-            raise LookupError(f"task {task.id} has {task.calls} calls; there is none {index}")
+        if index is not None and index * task.replicas >= max(task.calls, task.total or 0):
+            calls = task.calls // task.replicas
+            raise LookupError(f"task {task.id} has {calls} calls; there is none {index}")
         match query.what:
             case "logs":
                 return _logs(task, index)
@@ -98,16 +101,19 @@ class Queries:
                         "devices": task.devices,
                         "attempts": task.assigned,
                         "progress": {
-                            str(at): _progress(said) for at, said in task.progress.items()
+                            str(task.call_of(at)): _progress(said)
+                            for at, said in task.progress.items()
                         },
+                        **_blocks(task),
                     }
                 return self._call_row(task, index, now_ms)
             case _:
                 return self._explain(task, index, now_ms)
 
     def _call_row(self, task: Task, index: int, now_ms: int) -> dict[str, Any]:
-        state, reason, device = self._state_of(task, index)
+        state, reason, device = self._state_of_call(task, index)
         attempts = [row for row in _attempts(task, now_ms) if row["low"] <= index < row["high"]]
+        said = [task.progress[run] for run in task.runs_of(index) if run in task.progress]
         return {
             "task": task.id,
             "index": index,
@@ -116,11 +122,29 @@ class Queries:
             "reason": reason,
             "device": device or None,
             "attempts": len(attempts),
-            "progress": _progress(said) if (said := task.progress.get(index)) else None,
+            "progress": _progress(said[-1]) if said else None,
         }
 
+    def _state_of_call(self, task: Task, index: int) -> tuple[str, str, str]:
+        """(state, why, device) of one call; of its replicas, the one that is furthest on its way.
+
+        Which of their outcomes agree is known to its client alone.
+        """
+        if task.replicas == 1:
+            return self._state_of(task, index)
+        states = [self._state_of(task, run) for run in task.runs_of(index)]
+        if not states:
+            return "queued", "its page has not arrived", ""
+        have = sum(state in ("settled", "collected") for state, _why, _device in states)
+        state, why, device = min(states, key=lambda each: _FURTHEST.index(each[0]))
+        return (
+            state,
+            f"{have} of {task.replicas} replicas have ended; one is {state}: {why}",
+            device,
+        )
+
     def _state_of(self, task: Task, index: int) -> tuple[str, str, str]:
-        """(state, why, device) of one call."""
+        """(state, why, device) of one run."""
         if index in task.collected:
             return "collected", "its client has the outcome", ""
         if index in task.settled:
@@ -138,6 +162,8 @@ class Queries:
         page = task.page_of(index)
         if page is None:
             return "its page has not arrived"
+        if index in task.aside:
+            return "each eligible device has another replica of this call"
         reasons = [why_not(device, page.header) for device in self._fleet.devices.values()]
         if not reasons:
             return "there is no device"
@@ -152,8 +178,8 @@ class Queries:
         page = task.pages.get(min(task.pages)) if task.pages else None
         if index is not None:
             attempts = [row for row in attempts if row["low"] <= index < row["high"]]
-            page = task.page_of(index)
-            state, reason, _device = self._state_of(task, index)
+            page = next(task.pages_of(index * task.replicas, (index + 1) * task.replicas), None)
+            state, reason, _device = self._state_of_call(task, index)
         else:
             state = _task_state(task)
             waiting = next((low for low, _high in task.done.missing(0, task.calls)), None)
@@ -173,6 +199,17 @@ class Queries:
             "attempts": attempts,
             "eligible": eligible,
         }
+
+
+def _blocks(task: Task) -> dict[str, Any]:
+    """How the replicas of its calls are numbered, and how many are to agree; else nothing."""
+    if task.replicas == 1:
+        return {}
+    pages = [page for page in task.pages.values() if not page.header.replica]
+    return {
+        "quorum": pages[0].header.options.quorum if pages else 0,
+        "blocks": sorted(page.first // task.replicas for page in pages),
+    }
 
 
 def _progress(said: tuple[int, str]) -> dict[str, Any]:
@@ -235,12 +272,13 @@ def _task_state(task: Task) -> str:
 def _task_row(task: Task, now_ms: int) -> dict[str, Any]:
     running = sum(opened.left for opened in task.open.values())
     return {
+        "replicas": task.replicas,
         "task": task.id,
         "label": task.label,
         "user": task.client.user,
         "client": task.client.name,
         "client_here": task.client.here,
-        "calls": task.calls,
+        "calls": task.calls // task.replicas,
         "complete": task.total is not None,
         "queued": max(0, task.calls - task.done.count - running),
         "running": running,
@@ -257,8 +295,8 @@ def _attempts(task: Task, now_ms: int) -> list[dict[str, Any]]:
         {
             "assignment": attempt.assignment,
             "device": attempt.device,
-            "low": attempt.low,
-            "high": attempt.high,
+            "low": task.call_of(attempt.low),
+            "high": task.call_of(attempt.low) + attempt.high - attempt.low,
             "state": "open" if attempt.ended_ms is None else "ended",
             "how": "" if attempt.ended_ms is None else attempt.how,
             "age_s": (now_ms - attempt.began_ms) / 1_000,
@@ -270,6 +308,10 @@ def _attempts(task: Task, now_ms: int) -> list[dict[str, Any]]:
 
 def _logs(task: Task, index: int | None) -> dict[str, Any]:
     lines = list(task.log)
+    if task.replicas > 1:
+        # Users know their calls, and not which run is whose.
+        split = [line.partition(" ") for line in lines]
+        lines = [f"{task.call_of(int(run))} {rest}" for run, _, rest in split if run.isdigit()]
     if index is not None:
         lines = [line for line in lines if line.startswith(f"{index} ")]
     return {"task": task.id, "lines": lines, "dropped": task.log_dropped}

@@ -98,3 +98,7 @@ def _task(row: RecoveredTask, clients: Clients, ledger: Ledger) -> None:
     task.archive_bytes = row.archive_bytes
     ledger.archive_bytes += row.archive_bytes
     ledger.add_task(task, header)
+    if task.replicas > 1:
+        for device, ranges in row.answered:
+            task.note_answered(ranges, device)
+        task.forget_replicas(task.collected)

@@ -237,6 +237,8 @@ class Settlement:
         ranges = new.freeze()
         task.failed += sum(final and index in new for index, _reason, final in outcomes.errors)
         self._mark_settled(task, ranges, new.count, len(outcomes.data), now_ms)
+        if task.replicas > 1:
+            task.note_answered(ranges, device)
         stored = OutcomeSet(
             task=task.id,
             assignment=outcomes.assignment,

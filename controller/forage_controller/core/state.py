@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -218,6 +218,12 @@ class Task:
     """When the last of its outcomes came (else when it was made)."""
     function: bytes | tuple[str, str] = b""
     settle: str = "direct"
+    replicas: int = 1
+    """Runs of each of its calls, each on a device of its own."""
+    answered: dict[int, str] = field(default_factory=dict)
+    """With replicas: run settled and not collected -> the device whose outcome that was."""
+    aside: dict[int, Any] = field(default_factory=dict)
+    """With replicas: runs that no device may take that is there (`siblings.Aside`)."""
     pages: dict[int, Page] = field(default_factory=dict)
     firsts: list[int] = field(default_factory=list)
     """Of its pages, sorted."""
@@ -297,6 +303,37 @@ class Task:
             page = self.pages[first]
             if page.end > low:
                 yield page
+
+    def runs_of(self, call: int) -> list[int]:
+        """The runs of a user's call: itself, or its replicas, as far as their pages are here."""
+        if self.replicas == 1:
+            return [call]
+        page = self.page_of(call * self.replicas)
+        if page is None:
+            return []
+        base = page.first - page.header.replica * page.n
+        first = base + call - base // self.replicas
+        return [first + replica * page.n for replica in range(self.replicas)]
+
+    def call_of(self, run: int) -> int:
+        """The user's call that a run is for."""
+        page = self.page_of(run) if self.replicas > 1 else None
+        if page is None:
+            return run
+        base = page.first - page.header.replica * page.n
+        return base // self.replicas + run - page.first
+
+    def note_answered(self, ranges: Iterable[tuple[int, int]], device: str) -> None:
+        """Runs of calls with replicas are settled, by a device."""
+        for low, high in ranges:
+            self.answered.update(dict.fromkeys(range(low, high), device))
+
+    def forget_replicas(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Runs have ended: it does not matter any more where they ran."""
+        for states in (self.answered, self.aside):
+            for low, high in ranges if states else ():
+                for index in range(low, high):
+                    states.pop(index, None)
 
     def forget_states(self, low: int, high: int) -> None:
         """Calls have ended: nothing is kept of how they came to it."""

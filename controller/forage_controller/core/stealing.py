@@ -10,6 +10,7 @@ from itertools import islice
 from forage_controller.core.assignments import Assignments
 from forage_controller.core.config import Limits
 from forage_controller.core.feasible import why_not
+from forage_controller.core.siblings import Siblings
 from forage_controller.core.state import Device, Open
 
 __all__ = ["Stealing"]
@@ -32,6 +33,7 @@ class Stealing:
         "_limits",
         "_looks",
         "_not_before_ms",
+        "_siblings",
         "_thieves",
         "_victims",
         "_work_us",
@@ -41,10 +43,12 @@ class Stealing:
         self,
         limits: Limits,
         assignments: Assignments,
+        siblings: Siblings,
         work_us: Callable[[Device, int], int],
     ) -> None:
         self._limits = limits
         self._assignments = assignments
+        self._siblings = siblings
         self._work_us = work_us
         self._thieves: dict[str, tuple[Device, int, int]] = {}
         """Free devices: (device, when each looks, how often it has found nothing)."""
@@ -157,9 +161,19 @@ class Stealing:
             if opened.is_running:
                 continue
             waiting -= 1
-            if opened.trim_to is None and opened.sent and not why_not(thief, opened.page.header):
+            if opened.trim_to is None and opened.sent and self._may_take(thief, opened, opened.low):
                 return opened, opened.low
         for opened in islice(device.assignments.values(), device.slots):
-            if self._has_tail(opened) and opened.sent and not why_not(thief, opened.page.header):
-                return opened, opened.end - opened.left // 2
+            half = opened.end - opened.left // 2
+            if self._has_tail(opened) and opened.sent and self._may_take(thief, opened, half):
+                return opened, half
         return None
+
+    def _may_take(self, thief: Device, opened: Open, low: int) -> bool:
+        """Whether a device may run what another has."""
+        if why_not(thief, opened.page.header):
+            return False
+        task = opened.task
+        return task.replicas == 1 or thief.name not in self._siblings.holders(
+            task, opened.page, low
+        )

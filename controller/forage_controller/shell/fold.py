@@ -409,9 +409,13 @@ def read_state(connection: sqlite3.Connection, recent: Recent) -> RecoveredState
     settled: dict[str, RangeSet] = {}
     failed: dict[str, int] = {}
     archive: dict[str, int] = {}
-    query = "SELECT task, settled, failed, length(data) FROM outcome"
-    for task, packed, count, size in connection.execute(query):
-        settled.setdefault(task, RangeSet()).update(_unpack_ranges(packed))
+    answered: dict[str, dict[str, RangeSet]] = {}
+    query = "SELECT task, settled, failed, length(data), device FROM outcome"
+    for task, packed, count, size, device in connection.execute(query):
+        ranges = _unpack_ranges(packed)
+        settled.setdefault(task, RangeSet()).update(ranges)
+        if device:
+            answered.setdefault(task, {}).setdefault(device, RangeSet()).update(ranges)
         failed[task] = failed.get(task, 0) + count
         archive[task] = archive.get(task, 0) + size
     names = [task for (task,) in connection.execute("SELECT task FROM task ORDER BY task")]
@@ -433,6 +437,10 @@ def read_state(connection: sqlite3.Connection, recent: Recent) -> RecoveredState
                 collected=row.collected.freeze(),
                 counters=tuple(row.counters),
                 archive_bytes=archive.get(task, 0),
+                answered=tuple(
+                    (device, ranges.freeze())
+                    for device, ranges in sorted(answered.get(task, {}).items())
+                ),
             )
         )
     query = (

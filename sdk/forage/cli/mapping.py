@@ -101,7 +101,7 @@ def command(
         _opened(source) as stream,
         connect(fleet) as client,
         _terminal() as show,
-        TaskOutput(client, fleet.located(), show.line),
+        TaskOutput(client, fleet.located(), show.line, live=not flags.get("replicas")),
     ):
         chosen = with_options(client, flags)
         name = "stdin" if source == "-" else source

@@ -64,7 +64,12 @@ def command(
     fleet = fleet_of(context)
     with connect(fleet) as client:
         chosen = with_options(client, flags)
-        with _terminal() as show, TaskOutput(client, fleet.located(), show.line) as task_output:
+        with (
+            _terminal() as show,
+            TaskOutput(
+                client, fleet.located(), show.line, live=not flags.get("replicas")
+            ) as task_output,
+        ):
             with usage_errors():
                 future = chosen.submit(function, *values, **keywords)
             try:

@@ -14,7 +14,10 @@ __all__ = ["submission_flags", "with_options"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-_NAMES = ("device", "requires", "retries", "timeout_s", "wait_s", "priority", "at_most_once")
+_NAMES = (
+    *("device", "requires", "retries", "timeout_s", "wait_s", "priority", "at_most_once"),
+    *("replicas", "quorum"),
+)
 
 
 def submission_flags(command: _Command) -> _Command:
@@ -34,6 +37,16 @@ def submission_flags(command: _Command) -> _Command:
         ),
         click.option("--priority", type=int, metavar="N", help="-100 to 100; higher goes first."),
         click.option("--at-most-once", is_flag=True, help="Never run again what may have started."),
+        click.option(
+            "--replicas",
+            type=int,
+            metavar="N",
+            help="Run each call on N devices and believe what most of them say. What they write "
+            "is not shown as it comes.",
+        ),
+        click.option(
+            "--quorum", type=int, metavar="M", help="How many of the N must agree; the majority."
+        ),
     ]
     for flag in reversed(flags):
         command = flag(command)

@@ -28,11 +28,18 @@ class TaskOutput:
         client: Whose tasks.
         config: The broker's, for a connection beside the client's.
         show: Gets (call index, line), in the listener's thread or in that of `finish`.
+        live: Whether to show lines as they come; those of replicas name a run, and not a call.
     """
 
     def __init__(
-        self, client: "Client", config: ClientConfig, show: Callable[[int, str], None]
+        self,
+        client: "Client",
+        config: ClientConfig,
+        show: Callable[[int, str], None],
+        *,
+        live: bool = True,
     ) -> None:
+        self._live = live
         self._client = client
         self._show = show
         self._seen: dict[str, list[str]] = {}
@@ -46,7 +53,8 @@ class TaskOutput:
 
     def __enter__(self) -> "TaskOutput":
         try:
-            self._listener.start()
+            if self._live:
+                self._listener.start()
         except ForageError:
             # A login that may not read its log still gets its results, and `finish` the lines.
             pass

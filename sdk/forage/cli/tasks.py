@@ -17,7 +17,7 @@ _COLUMNS: list[Column] = [
     ("task", lambda row: row["task"]),
     ("function", lambda row: row["label"] or "-"),
     ("state", lambda row: row["state"]),
-    ("done", lambda row: f"{row['settled']}/{row['calls']}"),
+    ("done", lambda row: f"{row['settled']}/{row['calls'] * row['replicas']}"),
     ("running", lambda row: row["running"]),
     ("failed", lambda row: row["failed"]),
     ("age", lambda row: duration(row["age_s"])),

@@ -22,9 +22,6 @@ from forage.core.commands import (
     AnswerReceived,
     Command,
     ControllerMissing,
-    NoteAttempts,
-    NoteProgress,
-    NoteStarted,
     ProtocolRefused,
     RefuseTask,
     ResolveCalls,
@@ -35,6 +32,7 @@ from forage.core.device_parts import DeviceParts
 from forage.core.events import (
     AttachAsked,
     CallsCancelled,
+    CallsDecided,
     CallsSubmitted,
     CloseAsked,
     Event,
@@ -43,6 +41,14 @@ from forage.core.events import (
     TaskOpened,
 )
 from forage.core.outcomes import UNREADABLE, is_given, items_of, only_fresh
+from forage.core.replicas import (
+    attached_record,
+    attempts_of,
+    decide,
+    hold,
+    news_of,
+    open_calls,
+)
 from forage.core.sending import Sending
 from forage.core.tasks import TaskRecord
 from forage_wire.codec import decode, decode_json, encode_json
@@ -218,6 +224,8 @@ class ClientCore:
                 self._on_opened(event)
             case CallsCancelled():
                 self._on_cancelled(event, now_ms)
+            case CallsDecided():
+                self._on_decided(event, now_ms)
             case QueryAsked():
                 query = Query(
                     id=event.id, what=event.what, name=event.name, arguments=dict(event.arguments)
@@ -340,7 +348,7 @@ class ClientCore:
             code=event.code,
             options=event.options,
             # Only there can an attempt that was given up never win.
-            settle="controller" if event.options.exclusive else event.settle,
+            settle=event.settle,
         )
 
     def _on_submitted(self, event: CallsSubmitted, out: list[Command]) -> None:
@@ -367,23 +375,29 @@ class ClientCore:
             # Another client's: the controller decides whether we may.
             self._sending.send(Cancel(task=event.task, ranges=event.ranges, force=event.force))
             return
+        ranges = event.ranges if task.layout is None else task.layout.runs_of(event.ranges)
         fresh: list[tuple[int, int]] = []
-        for low, high in event.ranges:
+        for low, high in ranges:
             fresh += task.resolved.missing(low, high)
         if event.force:
-            task.forced.update(event.ranges)
+            task.forced.update(ranges)
         self._collecting.note_ended(task, fresh, now_ms)
         # Calls that have not been sent go out, or never, as collected: nothing runs them.
-        self._sending.cancel(task, event.ranges if event.force else tuple(fresh), event.force)
+        self._sending.cancel(task, ranges if event.force else tuple(fresh), event.force)
+
+    def _on_decided(self, event: CallsDecided, now_ms: int) -> None:
+        task = self.tasks.get(event.task)
+        if task is None or task.layout is None:
+            return
+        fresh, unwanted = decide(task, event.ranges)
+        self._collecting.note_ended(task, fresh, now_ms)
+        if not task.attached:
+            self._sending.cancel(task, unwanted, True)
 
     def _on_attach(self, event: AttachAsked) -> None:
         # Whatever was known of it has reached its end here, and now it is wanted once more.
         self._forget(event.task)
-        record = TaskRecord(task=event.task)
-        record.attached = True
-        record.submitted = event.calls
-        record.sealed = True
-        self.tasks[event.task] = record
+        self.tasks[event.task] = attached_record(event)
         self._sending.attach(event.task)
 
     def _on_close(self, now_ms: int, out: list[Command]) -> None:
@@ -475,20 +489,10 @@ class ClientCore:
             case Outcomes():
                 for outcomes in message.sets:
                     self._on_outcomes(outcomes, device, now_ms, out, archived=False)
-            case Started():
-                rows = tuple([row[:2] for row in message.rows if self._is_open(row[0], row[1])])
-                if rows:
-                    out.append(NoteStarted(device=device, rows=rows))
-            case Progress():
-                if self._is_open(message.task, message.index):
-                    out.append(NoteProgress(device=device, said=message))
+            case Started() | Progress():
+                out += news_of(self.tasks, device, message)
             case _:
                 self._drop(out, f"device={device} reason=unexpected {type(message).__name__}")
-
-    def _is_open(self, task: str, index: int) -> bool:
-        """Whether a call is ours and has no outcome yet."""
-        record = self.tasks.get(task)
-        return record is not None and index < record.submitted and index not in record.resolved
 
     # -- outcomes ---------------------------------------------------------------------------
 
@@ -506,7 +510,7 @@ class ClientCore:
         if task is None or not ranges:
             self.repeated += ranges_count(ranges)
             return
-        if ranges[-1][1] > task.submitted or not (archived or is_given(outcomes, task.key, device)):
+        if ranges[-1][1] > task.submitted or not (archived or is_given(outcomes, task, device)):
             self._drop(out, f"task={task.task} device={device} reason=an outcome without a right")
             return
         items = items_of(outcomes)
@@ -523,7 +527,10 @@ class ClientCore:
             if not final and index not in task.resolved
         ]
         if retried:
-            out.append(NoteAttempts(task=task.task, device=device, rows=tuple(retried)))
+            out.append(attempts_of(task, device, retried))
+        if task.layout is not None:
+            self.repeated += hold(task, device, ranges, items, dict(retried), out)
+            return
         if retried or any(task.resolved.common(*each) for each in ranges):
             ranges, items = only_fresh(task, ranges, items, {index for index, _ in retried})
         self.repeated += ranges_count(outcomes.ranges) - len(items) - len(retried)
@@ -543,11 +550,7 @@ class ClientCore:
                 # Released, or never known: whatever it is, nobody waits for it here.
                 self._sending.say_collected([(task, ranges)])
                 continue
-            missing: list[tuple[int, int]] = []
-            ended: list[tuple[int, int]] = []
-            for low, high in ranges:
-                missing += record.resolved.missing(low, min(high, record.submitted))
-                ended += record.resolved.common(low, high)
+            missing, ended = record.judge_settled(ranges)
             if missing:
                 lacking.append((task, tuple(missing)))
             # What has ended and is offered all the same was said too early: it is said again.
@@ -570,8 +573,8 @@ class ClientCore:
         record = self.tasks.get(task)
         if record is None:
             return
-        ranges = record.open_ranges()
-        record.resolved.update(ranges)
+        ranges = open_calls(record)
+        record.resolved.update(record.open_ranges())
         self._forget(task)
         out.append(RefuseTask(task=task, reason=reason, text=text, ranges=ranges))
 

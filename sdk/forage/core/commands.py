@@ -16,6 +16,7 @@ __all__ = [
     "NoteStarted",
     "ProtocolRefused",
     "RefuseTask",
+    "ReplicasEnded",
     "ResolveCalls",
     "Welcomed",
 ]
@@ -31,6 +32,17 @@ class ResolveCalls:
     ranges: Ranges
     items: list[Any]
     """One outcome item for each index of `ranges`, in order (see `forage_wire.values`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicasEnded:
+    """Replicas of calls have their outcomes; `CallsDecided` says when that is enough."""
+
+    task: str
+    device: str
+    """Empty where the controller made the outcomes."""
+    rows: tuple[tuple[int, Any], ...]
+    """(call, outcome item), each run's for the first and only time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +119,7 @@ class ProtocolRefused:
 Command = (
     Publish
     | ResolveCalls
+    | ReplicasEnded
     | NoteStarted
     | NoteProgress
     | NoteAttempts

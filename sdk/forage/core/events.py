@@ -16,6 +16,7 @@ from forage_wire.records import dataclass
 __all__ = [
     "AttachAsked",
     "CallsCancelled",
+    "CallsDecided",
     "CallsSubmitted",
     "CloseAsked",
     "Event",
@@ -72,6 +73,15 @@ class CallsCancelled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallsDecided:
+    """Of calls with replicas, enough outcomes are here: the rest of their runs is unwanted."""
+
+    task: str
+    ranges: Ranges
+    """Calls."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueryAsked:
     """A question for the controller; `AnswerReceived` with the same id follows some time."""
 
@@ -95,6 +105,10 @@ class AttachAsked:
     task: str
     calls: int
     """How many calls it has, as the controller said."""
+    replicas: int = 1
+    """Runs of each of them ..."""
+    blocks: tuple[int, ...] = ()
+    """... and how those are numbered (`forage_wire.replicas`): first calls of its blocks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +122,7 @@ Event = (
     | CallsSubmitted
     | TaskOpened
     | CallsCancelled
+    | CallsDecided
     | QueryAsked
     | QueryDropped
     | AttachAsked

@@ -15,11 +15,15 @@ UNREADABLE = cbor2.loads(
 )
 
 
-def is_given(outcomes: OutcomeSet, key: bytes, device: str) -> bool:
-    """Whether a device was given the calls that it answers for."""
-    ranges = outcomes.ranges
+def is_given(outcomes: OutcomeSet, task: TaskRecord, device: str) -> bool:
+    """Whether a device was given the calls that it answers for, and tells us of them itself.
+
+    Where the controller settles, an outcome counts when that has committed it.
+    """
+    key, ranges = task.key, outcomes.ranges
     return (
         bool(key)
+        and task.settle == "direct"
         and outcomes.low <= ranges[0][0]
         and ranges[-1][1] <= outcomes.high
         and slice_tag_valid(

@@ -10,6 +10,7 @@ from forage_wire.codec import encode_header, join_calls
 from forage_wire.limits import CALLS_PER_PAGE_MAX, ENVELOPE_BYTES, TASK_CALLS_MAX
 from forage_wire.messages import Header, Options, Page
 from forage_wire.ranges import Ranges, RangeSet
+from forage_wire.replicas import ReplicaLayout
 
 __all__ = ["PageRecord", "TaskRecord"]
 
@@ -73,8 +74,10 @@ class TaskRecord:
         "form",
         "function",
         "header_bytes",
+        "held",
         "key",
         "label",
+        "layout",
         "options",
         "pages",
         "python_min",
@@ -108,13 +111,20 @@ class TaskRecord:
         self.python_min = python_min
         self.code = code
         self.options = Options() if options is None else options
-        self.settle = settle
+        is_strict = self.options.exclusive or self.options.replicas > 1
+        self.settle = "controller" if is_strict else settle
         """Who decides which outcome counts: direct (whoever hears it first), or controller."""
         self.attached = False
         """Another client's: it has no pages here, and no key."""
         self.header_bytes = 0
         self.submitted = 0
         self.sealed = False
+        self.layout: ReplicaLayout | None = None
+        """How the runs of its calls are numbered; None: each call is run for itself."""
+        if self.options.replicas > 1:
+            self.layout = ReplicaLayout(self.options.replicas)
+        self.held = RangeSet()
+        """With replicas: runs whose outcome is here, of calls that are not decided."""
         self.resolved = RangeSet()
         """Calls that have ended here: with an outcome, or cancelled."""
         self.uncollected = RangeSet()
@@ -151,6 +161,19 @@ class TaskRecord:
         """Note that these calls have ended."""
         self.resolved.update(ranges)
         self.uncollected.update(ranges)
+
+    def judge_settled(self, ranges: Ranges) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Of calls that the controller has settled: those not here, and those that ended here."""
+        missing: list[tuple[int, int]] = []
+        ended: list[tuple[int, int]] = []
+        for low, high in ranges:
+            missing += self.resolved.missing(low, min(high, self.submitted))
+            ended += self.resolved.common(low, high)
+        return (self.without_held(missing) if self.held else missing), ended
+
+    def without_held(self, ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Of these runs, those whose outcome is not here."""
+        return [gap for low, high in ranges for gap in self.held.missing(low, high)]
 
     def take_unopened(self, low: int, high: int) -> list[PageRecord]:
         """The pages that hold calls of [low, high) and were unopened until now."""
@@ -198,20 +221,25 @@ class TaskRecord:
             cuts.append((start, len(calls)))
         pages = []
         for start, end in cuts:
-            header = self._header(
-                user,
-                client,
-                python,
-                packet_bytes_max,
-                first=self.submitted,
-                n=end - start,
-                last=last and end == len(calls),
-            )
             whole = calls if end - start == len(calls) else calls[start:end]
-            page = PageRecord(self, self.submitted, end - start, header, join_calls(list(whole)))
-            self.pages[page.first] = page
-            self.submitted += page.n
-            pages.append(page)
+            joined = join_calls(list(whole))
+            n = end - start
+            firsts = [self.submitted] if self.layout is None else self.layout.add(n)
+            for replica, first in enumerate(firsts):
+                header = self._header(
+                    user,
+                    client,
+                    python,
+                    packet_bytes_max,
+                    first=first,
+                    n=n,
+                    last=last and end == len(calls) and first == firsts[-1],
+                    replica=replica,
+                )
+                page = PageRecord(self, first, n, header, joined)
+                self.pages[first] = page
+                self.submitted += n
+                pages.append(page)
         self.sealed = self.sealed or last
         return pages
 
@@ -226,6 +254,7 @@ class TaskRecord:
                 first=TASK_CALLS_MAX,
                 n=CALLS_PER_PAGE_MAX,
                 last=False,
+                replica=self.options.replicas - 1,
             )
             self.header_bytes = len(longest)
         return self.header_bytes
@@ -240,6 +269,7 @@ class TaskRecord:
         first: int,
         n: int,
         last: bool,
+        replica: int = 0,
     ) -> bytes:
         return encode_header(
             Header(
@@ -257,6 +287,7 @@ class TaskRecord:
                 first=first,
                 n=n,
                 last=last,
+                replica=replica,
             )
         )
 

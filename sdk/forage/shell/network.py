@@ -15,7 +15,8 @@ import secrets
 import threading
 import time
 from collections import deque
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from forage.batch import BatchCalls
 from forage.calls import Burst, TaskCalls, refusal
@@ -29,12 +30,14 @@ from forage.core.commands import (
     NoteStarted,
     ProtocolRefused,
     RefuseTask,
+    ReplicasEnded,
     ResolveCalls,
     Welcomed,
 )
 from forage.core.events import (
     AttachAsked,
     CallsCancelled,
+    CallsDecided,
     CallsSubmitted,
     CloseAsked,
     Event,
@@ -51,6 +54,10 @@ from forage_wire.io import Note
 from forage_wire.limits import CALLS_PER_SUBMIT_TASK_MAX, ENVELOPE_BYTES, PACKET_BYTES_MAX
 from forage_wire.messages import Options
 from forage_wire.ranges import Ranges
+
+if TYPE_CHECKING:
+    from forage.agreement import Agree
+    from forage.info import TaskInfo
 
 __all__ = ["Network"]
 
@@ -103,8 +110,8 @@ class Network:
         self._line = Line(address, core, welcome_s=welcome_s, tls_ca_file=tls_ca_file)
         self._tasks: dict[str, TaskCalls] = {}
         self._task_count = 0
-        self._bursts: dict[tuple[bytes | tuple[str, str], int], Burst] = {}
-        """By function and the `id` of the options, which the burst keeps alive."""
+        self._bursts: dict[tuple[object, ...], Burst] = {}
+        """By function and the `id` of options and comparison, which the burst keeps alive."""
         self._unwanted: deque[TaskCalls] = deque()
         """Tasks that the garbage collector found; the network thread cancels them."""
         self._is_closed = False
@@ -112,6 +119,8 @@ class Network:
         self._is_leaving = False
         """Do not wait for open calls."""
         self._has_ended = False
+        self._is_voting: Callable[[], bool] = bool
+        """Whether this is the thread that votes on calls with replicas."""
         self._thread = threading.Thread(target=self._run, name="forage-network", daemon=True)
 
     # -- beginning and end --------------------------------------------------------------------
@@ -210,9 +219,10 @@ class Network:
         self.check_process()
         if threading.current_thread() is self._thread:
             raise RuntimeError(
-                "A result's class waits for a call while it is unpickled: that is done by the "
-                "thread which would bring the call's outcome."
+                "A result's class waits for a call while it is unpickled: it would wait for ever."
             )
+        if self._is_voting():
+            raise RuntimeError("A comparison given as agree= waits for a call: it cannot end.")
 
     def check_open(self) -> None:
         """Raises RuntimeError where nothing can be submitted any more."""
@@ -222,7 +232,9 @@ class Network:
 
     # -- submitting ---------------------------------------------------------------------------
 
-    def submit(self, target: Target, options: Options, body: bytes) -> Future[Any]:
+    def submit(
+        self, target: Target, options: Options, body: bytes, agree: "Agree | None" = None
+    ) -> Future[Any]:
         """One call, merged with others of the same function and options (one object)."""
         if self.is_forked or self._is_closed:
             self.check_open()
@@ -233,11 +245,13 @@ class Network:
             if self._is_closed:
                 self.check_open()
             # Options by identity: hashing them would cost as much as all the rest here.
-            key = (target.function, id(options))
+            key: tuple[object, ...] = (target.function, id(options))
+            if agree is not None:
+                key = (target.function, id(options), id(agree))
             burst = self._bursts.get(key)
             is_first = burst is None
             if burst is None:
-                burst = self._open_burst(target, options)
+                burst = self._open_burst(target, options, agree)
                 self._bursts[key] = burst
             future = burst.add(body)
             if (
@@ -253,12 +267,12 @@ class Network:
                 self._line.wake_before(burst.due_ms)
         return future
 
-    def open_batch(self, target: Target, options: Options) -> BatchCalls:
+    def open_batch(self, target: Target, options: Options, agree: "Agree | None") -> BatchCalls:
         """A task of many calls; they follow with `extend_batch`."""
         self.check_open()
         with self._lock:
             calls = BatchCalls(self, self._draw_task(), target.label)
-            self._open_task(calls, target, options)
+            self._open_task(calls, target, options, agree)
             return calls
 
     def extend_batch(self, calls: BatchCalls, bodies: list[bytes], *, last: bool) -> None:
@@ -283,11 +297,16 @@ class Network:
         if not ranges:
             return
         self.check_process()
+        if calls.votes is not None:
+            calls.votes.forget(ranges)
+        self._say_ended(calls, CallsCancelled(task=calls.id, ranges=ranges, force=force))
+
+    def _say_ended(self, calls: TaskCalls, event: Event) -> None:
         with self._lock:
             if self._has_ended:
                 return
             now = now_ms()
-            self._line.handle(CallsCancelled(task=calls.id, ranges=ranges, force=force), now)
+            self._line.handle(event, now)
             self._line.finish_batch(now)
             self._drop_complete(calls)
 
@@ -349,10 +368,11 @@ class Network:
             self._line.finish_batch(now)
             self._drop_complete(calls)
 
-    def attach(self, task: str, label: str, count: int) -> BatchCalls:
+    def attach(self, info: "TaskInfo") -> BatchCalls:
         """The outcomes of another client's task, or of one of ours that is open."""
         self.check_open()
         with self._lock:
+            task, count = info.task, info.calls
             known = self._tasks.get(task)
             if isinstance(known, BatchCalls):
                 return known
@@ -360,16 +380,21 @@ class Network:
                 raise ValueError(
                     f"The task {task} was submitted by this client and is open: use its futures."
                 )
-            calls = BatchCalls(self, task, label)
+            calls = BatchCalls(self, task, info.label)
             calls.is_attached = True
             calls.extend(count)
             calls.is_sealed = True
+            if info.replicas > 1:
+                # How results are compared is known to their owner alone.
+                self._hold_votes(calls, info, None)
             self._tasks[task] = calls
             now = now_ms()
-            self._line.handle(AttachAsked(task=task, calls=count), now)
+            blocks = tuple(info.blocks)
+            event = AttachAsked(task=task, calls=count, replicas=info.replicas, blocks=blocks)
+            self._line.handle(event, now)
             self._line.finish_batch(now)
             self._drop_complete(calls)
-            return calls
+        return calls
 
     def find(self, task: str) -> TaskCalls | None:
         """A task of ours with open calls."""
@@ -386,16 +411,20 @@ class Network:
             self._line.handle(event, now)
             self._line.finish_batch(now)
 
-    def _open_burst(self, target: Target, options: Options) -> Burst:
+    def _open_burst(self, target: Target, options: Options, agree: "Agree | None") -> Burst:
         burst = Burst(self, self._draw_task(), target.label, options, now_ms() + BURST_MS)
-        self._open_task(burst, target, options)
+        self._open_task(burst, target, options, agree)
         return burst
 
     def _draw_task(self) -> str:
         self._task_count += 1
         return f"{self.client}-{base32(self._task_count)}"
 
-    def _open_task(self, calls: TaskCalls, target: Target, options: Options) -> None:
+    def _open_task(
+        self, calls: TaskCalls, target: Target, options: Options, agree: "Agree | None"
+    ) -> None:
+        if options.replicas > 1:
+            self._hold_votes(calls, options, agree)
         self._tasks[calls.id] = calls
         event = TaskOpened(
             task=calls.id,
@@ -408,6 +437,19 @@ class Network:
             options=options,
         )
         self._line.handle(event, 0)
+
+    def _hold_votes(
+        self, calls: TaskCalls, options: "Options | TaskInfo", agree: "Agree | None"
+    ) -> None:
+        # Few need it, and it takes its time to load.
+        from forage import voting
+
+        calls.votes = voting.Votes(calls, options.replicas, options.quorum, agree)
+        self._is_voting = voting.is_voting
+
+    def decided(self, calls: TaskCalls, ranges: Ranges) -> None:
+        """Calls with replicas have ended: what else runs of them is unwanted."""
+        self._say_ended(calls, CallsDecided(task=calls.id, ranges=ranges))
 
     def _send_burst(self, burst: Burst, now: int) -> None:
         bodies, burst.bodies = burst.bodies, []
@@ -504,6 +546,10 @@ class Network:
                         finished = calls.resolve(command)
                         if finished:
                             callbacks.callback_thread.run(finished)
+                case ReplicasEnded():
+                    calls = self._tasks.get(command.task)
+                    if calls is not None and calls.votes is not None:
+                        calls.votes.take(self, command)
                 case NoteStarted():
                     with LOCK:
                         for task, index in command.rows:
@@ -538,8 +584,6 @@ class Network:
                     logger.error("%s", command.text)
                 case Note():
                     logger.log(_LEVELS.get(command.level, 20), "%s", command.text)
-                case _:
-                    pass
         return [calls for calls in touched.values() if calls.is_complete]
 
     def _say_goodbye(self) -> None:
