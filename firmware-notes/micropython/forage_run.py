@@ -15,13 +15,15 @@ BACK_AFTER_MS = 500
 BACK_AFTER_MS_MAX = 30000
 
 
-def run(device, make_client, start=""):
+def run(device, make_client, start="", qos=1):
     """Serve until the controller refuses this device.
 
     Args:
         device: A `forage_device.Device`.
         make_client: Gives an MQTT client of umqtt's manner for a client id, not connected.
         start: 16 hex digits that no two boots share; random ones where it is empty.
+        qos: Of what the link repeats anyway. With `umqtt.simple` take 0: its QoS 1 waits for the
+            broker, on a dead connection without end.
     """
     start = start or hexlify(os.urandom(8)).decode()
     clock = _Clock()
@@ -33,7 +35,7 @@ def run(device, make_client, start=""):
         try:
             failures += 1
             session = f"{start}-{connections}"
-            _connect(device, mqtt, session)
+            _connect(device, mqtt, session, qos)
             failures = 0
             print("forage: connected as", device.name, session)
             _serve(device, mqtt, clock)
@@ -50,7 +52,10 @@ def run(device, make_client, start=""):
     print("forage: refused:", device.refused)
 
 
-def _connect(device, mqtt, session):
+def _connect(device, mqtt, session, link_qos):
+    def publish(topic, payload, qos, retain):
+        mqtt.publish(topic, payload, retain, qos if retain else min(qos, link_qos))
+
     device.inbox = inbox = []
 
     def on_message(_topic, payload):
@@ -63,7 +68,7 @@ def _connect(device, mqtt, session):
     mqtt.set_last_will(topic, payload, True, 1)
     mqtt.connect(True, READ_TIMEOUT_S)
     mqtt.subscribe(device.topics + "inbox/" + device.name, 1)
-    device.publish = lambda topic, payload, qos, retain: mqtt.publish(topic, payload, retain, qos)
+    device.publish = publish
     device.connected(session)
 
 

@@ -23,7 +23,7 @@ __all__ = ["KINDS", "Board", "Harness", "Published", "harness_command"]
 
 ROOT = Path(__file__).parents[2]
 FIRMWARE = ROOT / "firmware-notes"
-HEAP = "96k"
+HEAP = "128k"
 """A board's. (On this machine's 64 bits an object takes twice what it takes on a board's 32.)"""
 WAIT_S = 20.0
 
