@@ -1,7 +1,8 @@
 """`forage controller`: flags, wiring and exit codes.
 
-0: told to stop (SIGTERM). 1: the store cannot be written. 2: usage, configuration, a state
-directory that cannot be used, or another controller rules. 130: interrupted (SIGINT).
+0: told to stop (SIGTERM). 1: the store cannot be read or written, which may pass. 2: usage,
+configuration, a state directory that cannot be used, or another controller rules. 130: interrupted
+(SIGINT).
 
 With `--standby` a process has one role after the other: it stands by, rules when nobody else does,
 and stands by again where another rules in its place.
@@ -25,6 +26,7 @@ from forage_wire.shell.logs import start_logging
 __all__ = ["main"]
 
 EXIT_DONE = 0
+EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return roles.run()
     except StoreError as error:
         sys.stderr.write(f"{PROGRAM}: {error}\n")
-        return EXIT_USAGE
+        return EXIT_FAILED if error.may_pass else EXIT_USAGE
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -13,12 +13,13 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import wait
 from pathlib import Path
 
 import pytest
 
 from chaos.ground import Ground, Leaver
-from forage import Refused
+from forage import ForageError, Future, Refused
 from integration.observing import until
 
 LIMIT_S = 60.0
@@ -167,3 +168,71 @@ def test_a_disk_that_fails_ends_the_controller_and_loses_nothing(
         controller.start()
         assert collect(ground, tmp_path) == (len(leaver.acknowledged), 0)
         assert late.result(LIMIT_S) == 32
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """4 MiB for the controller's state, half of which something else takes."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    folder = tmp_path / "cluster" / "controller"
+    folder.mkdir(parents=True)
+    if run("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)).returncode:
+        pytest.skip("no small file systems here")
+    (folder / "ballast").write_bytes(bytes(2 << 20))
+    yield folder
+    run("umount", "-l", str(folder))
+
+
+def test_a_full_disk_takes_no_new_tasks_loses_none_and_goes_on_when_there_is_room(
+    small: Path, tmp_path: Path
+) -> None:
+    gate = str(tmp_path / "gate")
+    with Ground("embedded", tmp_path, devices=2) as ground:
+        client = ground.clients[0]
+        futures: list[Future[int]] = []
+
+        def is_refused() -> bool:
+            futures.append(client.submit(wait_and_measure, gate, os.urandom(50_000)))
+            # What is refused fails at once, and nothing else does.
+            return wait(futures[-1:], timeout=0.1).done != set()
+
+        until(is_refused, "a refusal")
+        refusal = futures.pop().exception()
+        assert isinstance(refusal, Refused)
+        assert "is full" in str(refusal)
+        # It answers, also while it waits for room, and started anew it says why it cannot.
+        assert {row.verdict for row in client.devices()} == {"alive"}
+        ground.cluster.controller.kill()
+        # What its last life had not folded yet may or may not give it some room; else it says so.
+        complaint = ""
+        try:
+            ground.cluster.controller.start()
+        except ForageError as error:
+            complaint = str(error)
+        assert ("is full" in complaint) == (ground.cluster.controller.exit_code == 1)
+        (small / "ballast").unlink()
+        if not ground.cluster.controller.is_running:
+            ground.cluster.controller.start()
+        (tmp_path / "gate").touch()
+        assert [future.result(LIMIT_S) for future in futures] == [50_000] * len(futures)
+        assert client.submit(len, bytes(9)).result(LIMIT_S) == 9
+
+
+def test_a_full_disk_that_gets_room_goes_on_by_itself(small: Path, tmp_path: Path) -> None:
+    gate = str(tmp_path / "gate")
+    with Ground("embedded", tmp_path, devices=2) as ground:
+        client = ground.clients[0]
+        batch = client.submit_all(wait_and_measure, [gate] * 60, [os.urandom(50_000)] * 60)
+        controller = ground.cluster.controller
+        until(lambda: "no new tasks are taken" in controller.log_tail(), "a full disk")
+        (small / "ballast").unlink()
+        until(lambda: "new tasks are taken" in controller.log_tail().splitlines()[-1], "room")
+        (tmp_path / "gate").touch()
+        assert batch.results(timeout=LIMIT_S) == [50_000] * 60
+
+
+def wait_and_measure(gate: str, data: bytes) -> int:
+    while not Path(gate).exists():
+        time.sleep(0.02)
+    return len(data)

@@ -4,6 +4,7 @@ import json
 
 from core.desk import CODE, TOPICS, Desk
 from forage_controller.core.config import Limits
+from forage_controller.core.operations import StoreFull, StoreHasRoom
 from forage_wire.codec import encode, encode_json
 from forage_wire.limits import CALL_BYTES_MAX
 from forage_wire.messages import (
@@ -110,6 +111,22 @@ def test_more_tasks_than_are_kept_are_refused_in_words() -> None:
         client.submit(1)
     assert [message.reason for message in client.of(SubmissionRefused)] == ["full", "full"]
     assert "3 tasks" in client.of(SubmissionRefused)[0].text
+
+
+def test_a_full_disk_takes_no_new_tasks_and_goes_on_with_the_others() -> None:
+    desk = Desk().begin()
+    pi = desk.device("pi1")
+    client = desk.client()
+    client.submit(1)
+    desk.handle(StoreFull(reason="the disk is full."))
+    client.submit(1)
+    (refused,) = client.of(SubmissionRefused)
+    assert (refused.reason, "the disk is full." in refused.text) == ("full", True)
+    pi.finish(pi.assignments.pop(0))
+    desk.handle(StoreHasRoom())
+    client.submit(1)
+    assert len(client.of(SubmissionRefused)) == 1
+    assert len(pi.assignments) == 1
 
 
 def test_empty_lines_of_output_count_too() -> None:

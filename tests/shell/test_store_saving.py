@@ -1,5 +1,6 @@
 """Group commits, folds and loads of the real store, and its failures."""
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -25,9 +26,11 @@ from forage_controller.core.operations import (
     SaveFailed,
     SaveOutcomes,
     SaveReleased,
+    StoreFull,
+    StoreHasRoom,
     TrimAssignment,
 )
-from forage_controller.shell.store import Store
+from forage_controller.shell.store import Store, StoreError
 from shell.store_tools import (
     CLIENT,
     WatchedStore,
@@ -370,10 +373,12 @@ def small_disk(tmp_path: Path) -> Path:
     return disk
 
 
-def test_a_full_disk_is_said_in_words_and_keeps_what_was_acknowledged(
+def test_a_full_disk_is_said_in_words_and_goes_on_when_there_is_room(
     small_disk: Path, request: pytest.FixtureRequest
 ) -> None:
     request.addfinalizer(lambda: subprocess.run(["umount", "-l", str(small_disk)], check=False))
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(1_000_000))
     watched = WatchedStore(small_disk)
     acknowledged = 0
     while True:
@@ -382,14 +387,36 @@ def test_a_full_disk_is_said_in_words_and_keeps_what_was_acknowledged(
         if not isinstance(event, SaveCommitted):
             break
         acknowledged += 1
-    watched.close()
-    assert isinstance(event, SaveFailed)
+    assert isinstance(event, StoreFull)
     assert f"The disk of {small_disk / 'state.db'} is full" in event.reason
     assert acknowledged > 3
+    ballast.unlink()
+    watched.next(StoreHasRoom)
+    watched.wait_for_commit(watched.number)
+    acknowledged += 1
+    watched.close()
     connection = sqlite3.connect(small_disk / "state.db")
     stored = connection.execute("SELECT first FROM page").fetchall()
     connection.close()
     assert {first for (first,) in stored} >= set(range(0, 4 * acknowledged, 4))
+
+
+def test_a_store_that_waits_for_room_can_be_closed_and_one_without_any_says_that_it_may_pass(
+    small_disk: Path, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(lambda: subprocess.run(["umount", "-l", str(small_disk)], check=False))
+    watched = WatchedStore(small_disk)
+    watched.hand_over(page_of(TASK, first=0, calls=b"x" * 4_000_000))
+    watched.next(StoreFull)
+    watched.close()
+    watched.next(SaveFailed)
+    ballast = small_disk / "ballast"
+    with ballast.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
+        while True:
+            stream.write(bytes(4_096))
+    with pytest.raises(StoreError, match="is full") as raised:
+        WatchedStore(small_disk / "another")
+    assert raised.value.may_pass
 
 
 def test_store_threads_end_with_close(tmp_path: Path) -> None:

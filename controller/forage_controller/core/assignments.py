@@ -18,6 +18,9 @@ from forage_wire.tags import slice_tag
 
 __all__ = ["Assignments"]
 
+_KEPT_MS = 1_000
+"""A device that has begun all of a slice may have some of it waiting again after this."""
+
 _EPOCH_SHIFT = 40
 
 
@@ -236,6 +239,7 @@ class Assignments:
         opened.trim_to = None
         high = max(opened.low, high)
         if high >= opened.end:
+            opened.kept_until_ms = now_ms + _KEPT_MS
             return []
         back = self.unsettled(opened, high, opened.end)
         given = (

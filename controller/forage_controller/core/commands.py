@@ -18,6 +18,8 @@ from forage_controller.core.operations import (
     Save,
     SaveCommitted,
     SaveFailed,
+    StoreFull,
+    StoreHasRoom,
 )
 from forage_wire.io import (
     BatchEnded,
@@ -49,6 +51,8 @@ Event = (
     | BatchEnded
     | SaveCommitted
     | SaveFailed
+    | StoreFull
+    | StoreHasRoom
     | PageLoaded
     | CodeLoaded
     | OutcomesLoaded

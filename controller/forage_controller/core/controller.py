@@ -36,6 +36,8 @@ from forage_controller.core.operations import (
     SaveCommitted,
     SaveEpoch,
     SaveFailed,
+    StoreFull,
+    StoreHasRoom,
 )
 from forage_controller.core.pages import PageCache
 from forage_controller.core.queries import Queries
@@ -277,6 +279,12 @@ class ControllerCore:
                 self._on_disconnected()
             case SaveFailed():
                 self._exit(1, f"the store cannot be written: {event.reason}")
+            case StoreFull():
+                self.ledger.no_room = event.reason
+                self.effects.note("error", f"no new tasks are taken: {event.reason}")
+            case StoreHasRoom():
+                self.ledger.no_room = ""
+                self.effects.note("info", "the disk has room again: new tasks are taken")
             case PublishAcknowledged():
                 pass
             case _:

@@ -62,6 +62,8 @@ class Ledger:
         """Of outcomes that nobody has collected."""
         self.pages_bytes = 0
         """Of all pages' calls and headers, in memory or not."""
+        self.no_room = ""
+        """Why the store can take nothing now; empty where it can."""
         self.settled = 0
         """Calls settled since start."""
         self.due: deque[tuple[int, Task]] = deque()
@@ -147,6 +149,8 @@ class Ledger:
             )
         if task is not None:
             return
+        if self.no_room:
+            raise PageRefused("full", f"the controller takes no new tasks: {self.no_room}")
         if self.archive_bytes >= self._limits.archive_bytes:
             raise PageRefused(
                 "full",

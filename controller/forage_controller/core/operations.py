@@ -35,6 +35,8 @@ __all__ = [
     "SaveOutcomes",
     "SavePage",
     "SaveReleased",
+    "StoreFull",
+    "StoreHasRoom",
     "StoredOutcomes",
     "TrimAssignment",
 ]
@@ -193,9 +195,21 @@ class SaveCommitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaveFailed:
-    """Event: the store cannot write (disk full, input/output error); the process must end."""
+    """Event: the store cannot write (an input/output error); the process must end."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreFull:
+    """Event: the disk is full. What was handed over is kept, and tried again until there is room."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreHasRoom:
+    """Event: it was full, and is not any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,13 @@
 
 from forage_controller.core.commands import Exit
 from forage_controller.core.feed import InstallSnapshot, SnapshotInstalled, WriteSnapshot
-from forage_controller.core.operations import Save, SaveCommitted, SaveFailed
+from forage_controller.core.operations import (
+    Save,
+    SaveCommitted,
+    SaveFailed,
+    StoreFull,
+    StoreHasRoom,
+)
 from forage_wire.io import (
     BatchEnded,
     Connected,
@@ -43,6 +49,8 @@ StandbyEvent = (
     | BatchEnded
     | SaveCommitted
     | SaveFailed
+    | StoreFull
+    | StoreHasRoom
     | SnapshotInstalled
 )
 

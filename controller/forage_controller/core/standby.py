@@ -19,7 +19,12 @@ from forage_controller.core.commands import Exit
 from forage_controller.core.config import CoreConfig
 from forage_controller.core.feed import SnapshotInstalled
 from forage_controller.core.following import Following
-from forage_controller.core.operations import SaveCommitted, SaveFailed
+from forage_controller.core.operations import (
+    SaveCommitted,
+    SaveFailed,
+    StoreFull,
+    StoreHasRoom,
+)
 from forage_controller.core.orders import EndHolder, StandbyCommand, StandbyEvent, TakeOver
 from forage_controller.core.sessions import counter_of, start_of
 from forage_wire.codec import decode, decode_json, encode_json
@@ -154,6 +159,11 @@ class StandbyCore:
                 self._on_disconnected()
             case SaveFailed():
                 self._exit(1, f"the store cannot be written: {event.reason}")
+            case StoreFull():
+                # What is not committed is not reported, so the active one knows where we are.
+                self._say("error", f"the copy falls behind: {event.reason}")
+            case StoreHasRoom():
+                self._say("info", "the disk has room again: the copy goes on")
             case PublishAcknowledged():
                 pass
             case _:

@@ -374,6 +374,8 @@ class Open:
     """The link its message went out on."""
     trim_to: int | None = None
     """A take-back that is not answered."""
+    kept_until_ms: int = 0
+    """Its device had nothing of it to give back: it is not asked again before."""
     attempt: Attempt | None = None
     called_off: RangeSet = field(default_factory=RangeSet)
     """Calls of it that its device was told to skip ..."""

@@ -121,7 +121,7 @@ class Stealing:
             work = self._work_us(device, now_ms) / max(1, device.slots)
             if work <= most:
                 continue
-            found = self._unstarted(device, thief)
+            found = self._unstarted(device, thief, now_ms)
             if found is not None:
                 best, most = found, work
         return best
@@ -146,11 +146,12 @@ class Stealing:
             and (opened.work_us >= 1_000 * self._limits.steal_after_ms or opened.is_running)
         )
 
-    def _unstarted(self, device: Device, thief: Device) -> tuple[Open, int] | None:
+    def _unstarted(self, device: Device, thief: Device, now_ms: int) -> tuple[Open, int] | None:
         """What of a device's work surely waits: a slice of it, or half of a running tail.
 
         As many as there are more than slots. The newest are likely not to have begun, but a device
-        lets functions take turns: those that are known to run are passed over.
+        lets functions take turns: those that are known to run are passed over. Of a dangerous call
+        (`announce`) that is not known: its start is said before it begins.
         """
         if device.link is None or not device.link.has_room:
             return None
@@ -158,7 +159,7 @@ class Stealing:
         for opened in islice(reversed(device.assignments.values()), _SLICES_LOOKED_AT):
             if waiting <= 0:
                 break
-            if opened.is_running:
+            if opened.kept_until_ms > now_ms or (opened.is_running and not opened.announce):
                 continue
             waiting -= 1
             if opened.trim_to is None and opened.sent and self._may_take(thief, opened, opened.low):

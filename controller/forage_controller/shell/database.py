@@ -24,7 +24,9 @@ __all__ = [
     "began",
     "damaged",
     "open_database",
+    "is_full",
     "reason_of",
+    "unusable",
 ]
 
 APPLICATION_ID = 0x666F7261  # "fora": `file state.db` and we ourselves tell our files from others.
@@ -73,7 +75,15 @@ CREATE TABLE released (client TEXT PRIMARY KEY, counters BLOB NOT NULL) WITHOUT 
 
 
 class StoreError(Exception):
-    """The state cannot be used; the text is one sentence. Exit code 2."""
+    """The state cannot be used; the text is one sentence.
+
+    Where it `may_pass` (a full disk, one that fails) whoever starts us may try again: exit code 1;
+    else 2.
+    """
+
+    def __init__(self, text: str, *, may_pass: bool = False) -> None:
+        super().__init__(text)
+        self.may_pass = may_pass
 
 
 class StateInUse(StoreError):
@@ -154,7 +164,7 @@ def open_database(file: Path, *, reader: bool = False) -> sqlite3.Connection:
             connection.close()
             raise
     except sqlite3.Error as error:
-        raise StoreError(reason_of(error, file)) from None
+        raise unusable(error, file) from None
     return connection
 
 
@@ -201,10 +211,24 @@ def damaged(file: Path, detail: str) -> str:
     )
 
 
+def _code_of(error: sqlite3.Error) -> int:
+    # Extended codes carry the primary one in their low byte.
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def is_full(error: sqlite3.Error) -> bool:
+    """Whether there was no room, and nothing else is wrong."""
+    return _code_of(error) in _FULL
+
+
+def unusable(error: sqlite3.Error, file: Path) -> StoreError:
+    """The error for a file that cannot be opened, or not be made ready."""
+    return StoreError(reason_of(error, file), may_pass=_code_of(error) in _FULL | _IO)
+
+
 def reason_of(error: sqlite3.Error, file: Path) -> str:
     """One sentence for people: what happened to the file, and what to do."""
-    # Extended codes carry the primary one in their low byte.
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    code = _code_of(error)
     detail = getattr(error, "sqlite_errorname", "") or type(error).__name__
     if code in _FULL:
         return f"The disk of {file} is full ({detail}); free some space, or move --state-dir."

@@ -40,13 +40,17 @@ from forage_controller.core.operations import (
     SaveOutcomes,
     SavePage,
     StoredOutcomes,
+    StoreFull,
+    StoreHasRoom,
 )
 from forage_controller.shell.database import (
     StateDirectory,
     StoreError,
     damaged,
+    is_full,
     open_database,
     reason_of,
+    unusable,
 )
 from forage_controller.shell.fold import (
     fold,
@@ -66,7 +70,16 @@ __all__ = ["Load", "Store", "StoreError", "StoreEvent"]
 logger = logging.getLogger(__name__)
 
 Load = LoadPage | LoadCode | LoadOutcomes | ReadSnapshot | CloseSnapshot
-StoreEvent = SaveCommitted | SaveFailed | PageLoaded | CodeLoaded | OutcomesLoaded | SnapshotEvent
+StoreEvent = (
+    SaveCommitted
+    | SaveFailed
+    | StoreFull
+    | StoreHasRoom
+    | PageLoaded
+    | CodeLoaded
+    | OutcomesLoaded
+    | SnapshotEvent
+)
 
 # Payloads from this size on are written to their tables at once.
 STRAIGHT_BYTES = 8 * 1024
@@ -81,6 +94,8 @@ FOLD_IDLE_S = 15.0
 # gathers what comes in this time, unless somebody's work waits for it.
 GATHER_S = 0.005
 LOADED_BYTES_MAX = 1 << 20
+# A full disk is tried again after this.
+FULL_RETRY_S = 1.0
 
 
 class Store:
@@ -132,6 +147,8 @@ class Store:
         self._commit_at_s = 0.0
         """When what has arrived is committed though nothing of it is urgent."""
         self._is_closing = False
+        self._has_started = False
+        self._end = threading.Event()
         self._to_copy: OpenSnapshot | None = None
         self._committed = 0
 
@@ -156,7 +173,7 @@ class Store:
                 self._snapshots = Snapshots(self._file, post)
                 opened.callback(self._snapshots.end)
             except sqlite3.Error as error:
-                raise StoreError(reason_of(error, self._file)) from None
+                raise unusable(error, self._file) from None
             except JournalError as error:
                 raise StoreError(damaged(self._file, f"the journal: {error}")) from None
             self._opened = opened.pop_all()
@@ -173,10 +190,11 @@ class Store:
         try:
             return read_state(self._writer, self._recent)
         except sqlite3.Error as error:
-            raise StoreError(reason_of(error, self._file)) from None
+            raise unusable(error, self._file) from None
 
     def start(self) -> None:
         """Begin to commit and to answer."""
+        self._has_started = True
         for thread in self._threads:
             thread.start()
 
@@ -211,6 +229,7 @@ class Store:
     def close(self) -> None:
         """Commit what was handed over, end the threads, and let the directory go."""
         self.flush()
+        self._end.set()
         with self._wake:
             self._is_closing = True
             self._wake.notify()
@@ -327,15 +346,35 @@ class Store:
         remove_unused_codes(self._writer)
 
     def _write(self, work: Callable[[], None]) -> None:
-        """One transaction."""
+        """One transaction. On a full disk it is tried until there is room, once we have started.
+
+        Nothing is lost by that: what is not committed is not acknowledged. After any other error
+        nobody knows what is on the disk; the process ends, and the next one reads what is there.
+        """
+        was_full = False
+        while True:
+            try:
+                self._transact(work)
+                break
+            except sqlite3.Error as error:
+                if not is_full(error) or not self._has_started or self._end.is_set():
+                    raise
+                if not was_full:
+                    self._post(StoreFull(reason=reason_of(error, self._file)))
+                was_full = True
+            self._end.wait(FULL_RETRY_S)
+        if was_full:
+            self._post(StoreHasRoom())
+
+    def _transact(self, work: Callable[[], None]) -> None:
         self._writer.execute("BEGIN IMMEDIATE")
         try:
             work()
+            self._writer.execute("COMMIT")
         except BaseException:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
             raise
-        self._writer.execute("COMMIT")
 
     # ------------------------------------------------------------------ loads
 
