@@ -178,6 +178,19 @@ def test_announced_assignment_starts_only_after_the_brokers_answer(bench: Harnes
     assert bench.given() == [(0, number(1), 0, 1)]
 
 
+def test_only_as_many_are_announced_as_may_begin(bench: Harness) -> None:
+    # What is announced and has not begun would be charged for the death of the device.
+    for counter in range(1, 6):
+        bench.assign(assignment(counter, announce=True))
+    announced = [row[2] for message in bench.messages(Started) for row in message.rows]
+    assert announced == [number(counter) for counter in range(1, len(announced) + 1)]
+    assert len(announced) == 2 * bench.slots
+    assert [given[1] for given in bench.given()] == announced[: bench.slots]
+    bench.finish(1, 0, 1)
+    announced = [row[2] for message in bench.messages(Started) for row in message.rows]
+    assert len(announced) == 2 * bench.slots + 1
+
+
 def test_announcement_is_repeated_on_a_new_session(bench: Harness) -> None:
     bench.confirms = False
     bench.assign(assignment(1, announce=True))

@@ -201,6 +201,28 @@ def test_the_tail_of_a_slice_in_which_a_call_runs_long_is_taken_back() -> None:
     assert asked == [(first.assignment, (first.low + first.high) // 2)]
 
 
+def test_an_announced_call_is_asked_for_too_and_after_a_no_the_other_one_is() -> None:
+    desk = Desk(detect_ms=3_600_000).begin()
+    pi = desk.device("pi1")
+    client = desk.client()
+    task = client.submit(2)
+    _says_started(pi, client, task, *[row.assignment for row in pi.assignments])
+    pi2 = desk.device("pi2")
+    pi.say("lost")
+    # Both may have killed pi1; pi2 says their start before either begins.
+    assert [row.announce for row in pi2.assignments] == [True, True]
+    first, second = [row.assignment for row in pi2.assignments]
+    _says_started(pi2, client, task, first, second)
+    desk.device("pi3")
+    desk.advance(25)
+    ((number, _high),) = pi2.of(Trim)[0].rows
+    assert number in (first, second)
+    pi2.send(Trimmed(rows=((number, 2),)))
+    desk.advance(200)
+    asked = [row[0] for trim in pi2.of(Trim) for row in trim.rows]
+    assert sorted(asked) == [first, second], "each once"
+
+
 # -- refusals ---------------------------------------------------------------------------------------
 
 

@@ -110,7 +110,7 @@ class AgentCore:
         self._leases = Leases()
         self._code = CodeStore(settings.code_bytes_max)
         self._outbox = Outbox(self._topics, self._device)
-        self._starts = Starts(self._topics, self._device)
+        self._starts = Starts(self._topics, self._device, settings.capabilities.slots)
         self._progress = ProgressReports(self._topics, self._device)
         named = {name.encode(): function for name, function in settings.functions.items()}
         self._pool = Pool(

@@ -15,16 +15,23 @@ __all__ = ["Starts"]
 class Starts:
     """Calls to be reported as started, and assignments that wait until they were announced.
 
+    What is announced counts as running, at the controller too: it is charged for the death of the
+    device and is not taken back. So only as many are announced as could begin: one for each slot.
+
     Args:
         topics: Where reports go.
         device: This device's name.
+        slots: How many calls run at a time.
     """
 
-    def __init__(self, topics: Topics, device: str) -> None:
+    def __init__(self, topics: Topics, device: str, slots: int) -> None:
         self._topics = topics
         self._device = device
         self._rows: dict[tuple[str, str], list[tuple[str, int, int]]] = {}
+        self._slots = slots
         self._announcing: dict[int, Slice] = {}
+        self._next: dict[int, Slice] = {}
+        """Announced, and not begun yet."""
         self._receipts: dict[int, int] = {}
 
     def clear(self) -> None:
@@ -59,14 +66,30 @@ class Starts:
     def drop(self, part: Slice) -> None:
         """Nothing of this slice is to be run any more."""
         self._announcing.pop(part.assignment, None)
+        self._next.pop(part.assignment, None)
 
     def due_ms(self) -> int | None:
         """When something is to be announced (again)."""
-        return min(map(_due_ms, self._announcing.values())) if self._announcing else None
+        return min(map(_due_ms, self._in_turn()), default=None)
+
+    def _in_turn(self) -> list[Slice]:
+        """Those whose turn it is to be announced, or that were and are not confirmed."""
+        for number, part in list(self._next.items()):
+            if not part.todo:
+                del self._next[number]
+        room = self._slots - len(self._next)
+        found: list[Slice] = []
+        for number, part in self._announcing.items():
+            if number in self._next:
+                found.append(part)
+            elif room > 0:
+                found.append(part)
+                room -= 1
+        return found
 
     def announcements(self, link: Link, now_ms: int) -> Iterable[tuple[Slice, Outgoing]]:
         """What is to be published now, each with a receipt that `sent` is told."""
-        for part in self._announcing.values():
+        for part in self._in_turn():
             if _due_ms(part) <= now_ms:
                 header = part.header
                 rows = [
@@ -79,6 +102,7 @@ class Starts:
         """A slice's announcement went out under this receipt."""
         part.announced = "sent"
         part.announced_ms = now_ms
+        self._next[part.assignment] = part
         self._receipts[receipt] = part.assignment
 
     def confirmed(self, receipt: int) -> Slice | None:
