@@ -119,6 +119,10 @@ class ControllerStats:
     settled: Annotated[int, "settled", fields.UINT] = 0
     """Since start."""
     settled_per_s: Annotated[float, "settled_per_s", kinds.number()] = 0
+    clones: Annotated[int, "clones", fields.UINT] = 0
+    """Second attempts of calls that took long, since start ..."""
+    clones_first: Annotated[int, "clones_first", fields.UINT] = 0
+    """... and those of them that ended first."""
     dropped: Annotated[int, "dropped", fields.UINT] = 0
     """Messages that could not be read, since start."""
     ignored: Annotated[int, "ignored", fields.UINT] = 0

@@ -27,6 +27,20 @@ WIRE = "schemas/forage_wire/"
 
 CONTROLLER_MUTANTS = (
     Mutant(
+        name="an exclusive call gets a second attempt beside the first",
+        file=CONTROLLER + "stragglers.py",
+        old="        and not options.exclusive\n",
+        new="",
+        oracles=("ExclusiveAlone",),
+    ),
+    Mutant(
+        name="a call that may run once only gets a second attempt",
+        file=CONTROLLER + "stragglers.py",
+        old="        and not options.at_most_once\n",
+        new="",
+        oracles=("AtMostOnce",),
+    ),
+    Mutant(
         name="an exclusive call goes to another device while the first may still run it",
         file=CONTROLLER + "losses.py",
         old="free_ms = Leases.over_ms(opened)",

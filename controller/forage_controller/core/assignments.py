@@ -34,6 +34,8 @@ class Assignments:
         "_effects",
         "_ready",
         "busy",
+        "clones",
+        "clones_first",
         "epoch",
         "freed",
         "newly_busy",
@@ -48,6 +50,10 @@ class Assignments:
         self._counter = 0
         self._ready: dict[str, tuple[Device, list[tuple[Open, Assignment]]]] = {}
         self.epoch = 0
+        self.clones = 0
+        """Second attempts made since start ..."""
+        self.clones_first = 0
+        """... and those of them whose outcome came first."""
         self.open: dict[int, Open] = {}
         self.busy: dict[str, Device] = {}
         """Devices with open assignments."""
@@ -66,9 +72,19 @@ class Assignments:
     # -- making -----------------------------------------------------------------------------
 
     def assign(
-        self, pending: Pending, n: int, calls: bytes, device: Device, beat_ms: int, now_ms: int
+        self,
+        pending: Pending,
+        n: int,
+        calls: bytes,
+        device: Device,
+        beat_ms: int,
+        now_ms: int,
+        *,
+        is_clone: bool = False,
     ) -> Open:
         """Give the first `n` calls of `pending` to a device; it goes out with the batch.
+
+        They are taken from the backlog, unless they are a clone of what runs elsewhere.
 
         Where a task must not run before its assignment is saved, it goes out after the commit.
         """
@@ -87,8 +103,12 @@ class Assignments:
             measure=queue.measure,
             announce=pending.announce,
             bytes=len(calls),
+            is_clone=is_clone,
         )
-        self._backlog.taken(queue, n)
+        if is_clone:
+            self.clones += 1
+        else:
+            self._backlog.taken(queue, n)
         self.register(opened, now_ms)
         self._save(opened)
         wire = _wire(opened, calls, beat_ms)
@@ -217,6 +237,7 @@ class Assignments:
         opened.work_us = before * (opened.left - new) // max(1, opened.left)
         opened.left -= new
         opened.assigned_ms = now_ms
+        opened.running = None
         device.work_us -= before - opened.work_us
         opened.task.devices[device.name] = opened.task.devices.get(device.name, 0) + new
         self.touched[device.name] = device
@@ -270,6 +291,11 @@ class Assignments:
         """What of [low, high) still has to be run, as it would wait."""
         done = RangeSet(opened.task.done.common(low, high))
         done.update(opened.reported.common(low, high))
+        if opened.is_clone or opened.has_clone:
+            # The other attempt is still at it.
+            for other in opened.page.holding(low, high):
+                if other is not opened:
+                    done.update(other.reported.missing(other.low, other.end))
         pieces: list[Pending] = []
         for gap_low, gap_high in done.missing(low, high):
             pieces += by_counters(
@@ -307,11 +333,13 @@ class Assignments:
                         row = found.setdefault(opened.number, (opened, RangeSet()))
                         row[1].update(opened.reported.missing(start, end))
         for opened, calls in found.values():
-            told = opened.killed if force else opened.called_off
+            # Of two attempts on purpose, the one that is not needed is to make room.
+            kill = force or opened.is_clone or opened.has_clone
+            told = opened.killed if kill else opened.called_off
             for low, high in told:
                 calls.remove(low, high)
             told.update(calls)
-            _call_off(opened, calls, force=force)
+            _call_off(opened, calls, force=kill)
 
     def remind(self, opened: Open) -> None:
         """A device has (again) what it holds of an assignment: tell it again what to skip.

@@ -197,7 +197,14 @@ class ControllerCore:
         )
         self._starvation = Starvation(self.backlog, self.settlement, self.fleet, effects)
         self._monitor = Monitor(
-            config, effects, self.topics, self.fleet, self.ledger, self.backlog, self.replicas
+            config,
+            effects,
+            self.topics,
+            self.fleet,
+            self.ledger,
+            self.backlog,
+            self.assignments,
+            self.replicas,
         )
         self._intake = Intake(
             effects,
@@ -456,7 +463,7 @@ class ControllerCore:
 
     def _give_way(self, name: str, reason: str) -> None:
         """Another controller rules: leave its word standing, and none of ours beside it."""
-        if not self._exiting and name != self._config.name:
+        if self._connected and not self._exiting and name != self._config.name:
             self.effects.command(self._presence("offline", self._session))
         self._exit(2, reason)
 

@@ -16,8 +16,9 @@ from forage_controller.core.config import CoreConfig
 from forage_controller.core.eligibility import FREE, FULL, ROOMY, SPARE, Eligibility, Eligible
 from forage_controller.core.pages import PageCache
 from forage_controller.core.siblings import Siblings
-from forage_controller.core.state import Device
+from forage_controller.core.state import Device, Open
 from forage_controller.core.stealing import Stealing
+from forage_controller.core.stragglers import Stragglers
 from forage_wire.codec import join_calls
 from forage_wire.errors import DecodeError
 from forage_wire.limits import ENVELOPE_BYTES, LIST_ITEMS_MAX
@@ -94,6 +95,7 @@ class Dispatcher:
         self._unfit = unfit
         self._index = Eligibility()
         self._stealing = Stealing(config.limits, assignments, siblings, self.work_us)
+        self._stragglers = Stragglers(assignments, backlog, devices, self._clone)
         self._changed: dict[str, Device] = {}
         self._resting: list[tuple[int, str]] = []
         self._again_ms: int | None = None
@@ -111,7 +113,11 @@ class Dispatcher:
 
     def next_wakeup_ms(self) -> int | None:
         """When `schedule` has something to do without an event."""
-        dues = [self._again_ms, self._stealing.next_wakeup_ms()]
+        dues = [
+            self._again_ms,
+            self._stealing.next_wakeup_ms(),
+            self._stragglers.next_wakeup_ms(),
+        ]
         if self._resting:
             dues.append(self._resting[0][0])
         return min((due for due in dues if due is not None), default=None)
@@ -223,6 +229,34 @@ class Dispatcher:
         self._assignments.send()
         self._look_around(now_ms)
         self._stealing.steal(now_ms)
+        self._stragglers.look(self._stealing.free, now_ms)
+
+    def _clone(self, opened: Open, index: int, device: Device, now_ms: int) -> bool:
+        """Let a device make a second attempt at a call; False where it cannot now."""
+        task, page = opened.task, opened.page
+        items = self._pages.items(task, page)
+        if items is None:
+            # Being read: another time.
+            return False
+        calls = join_calls(items[index - page.first : index - page.first + 1])
+        pending = Pending(
+            task=task,
+            page=page,
+            low=index,
+            high=index + 1,
+            counters=task.counters.get(index, opened.counters),
+        )
+        queue = self._backlog.queue_of(page)
+        if self._why_unfit(device, pending, len(calls), device.work_bytes):
+            return False
+        if not self._hand_code(queue, pending, device):
+            return False
+        beat_ms = min(_BEAT_MS_MAX, max(10, self._detect_ms(device) // 4))
+        self._assignments.assign(pending, 1, calls, device, beat_ms, now_ms, is_clone=True)
+        opened.has_clone = True
+        self._assignments.send()
+        self._look_at_room(device, now_ms)
+        return True
 
     def _take_turns(self, priority: int, left: int, now_ms: int) -> int:
         """Clients and functions take turns while a device has room; how many slices are left."""

@@ -170,6 +170,7 @@ class Intake:
                         task = opened.task
                         if task.id == task_id and index not in task.done:
                             task.started[index] = number
+                            opened.running = (index, now_ms)
             case Trimmed():
                 self._on_trimmed(device, message, now_ms)
             case DeviceInventory():

@@ -1,5 +1,6 @@
 """What people and monitors are shown: tasks' status, the controller's figures, tasks' output."""
 
+from forage_controller.core.assignments import Assignments
 from forage_controller.core.backlog import Backlog
 from forage_controller.core.config import CoreConfig
 from forage_controller.core.effects import Effects
@@ -29,6 +30,7 @@ class Monitor:
         fleet: Fleet,
         ledger: Ledger,
         backlog: Backlog,
+        assignments: Assignments,
         replicas: Replicas,
     ) -> None:
         self._config = config
@@ -38,6 +40,7 @@ class Monitor:
         self._fleet = fleet
         self._ledger = ledger
         self._backlog = backlog
+        self._assignments = assignments
         self._replicas = replicas
         self._next_ms: int | None = None
         self._last_stats: ControllerStats | None = None
@@ -114,6 +117,8 @@ class Monitor:
             running=running,
             settled=self._ledger.settled,
             settled_per_s=round(per_s, 1),
+            clones=self._assignments.clones,
+            clones_first=self._assignments.clones_first,
             dropped=self._effects.dropped,
             ignored=self._effects.ignored.count,
             detect_ms=max((self._fleet.detect_ms(device) for device in alive), default=0),
@@ -134,6 +139,7 @@ class Monitor:
             or last.dropped != self._effects.dropped
             or last.ignored != self._effects.ignored.count
             or last.settled_per_s != 0
+            or last.clones != self._assignments.clones
             or last.standbys != self._replicas.behind()
             or last.copying != self._replicas.copying()
         )

@@ -103,6 +103,7 @@ class Settlement:
             self._settle(task, outcomes, device.name, new, now_ms, tell_owner=bool(ended))
         if opened is not None:
             device.refusals = 0
+            self._assignments.clones_first += bool(new) and opened.is_clone
             self._assignments.reported(opened, outcomes.ranges, now_ms)
         for pending in again:
             wait_ms = self._back_off_ms(opened.counters, pending) if opened is not None else 0
@@ -191,6 +192,9 @@ class Settlement:
                 continue
             counters = _moved(task, opened, index, reason)
             self.count(task, index, counters)
+            if opened.page.has_other(opened, index):
+                # Another attempt of it is under way.
+                continue
             again.append(
                 Pending(task=task, page=opened.page, low=index, high=index + 1, counters=counters)
             )

@@ -171,6 +171,13 @@ class Page:
                 near.update(self.near.get(block, ()))
         return [opened for opened in near.values() if opened.low < high and low < opened.end]
 
+    def has_other(self, opened: "Open", index: int) -> bool:
+        """Whether a call has another attempt that is still to answer for it."""
+        return any(
+            other is not opened and index not in other.reported
+            for other in self.holding(index, index + 1)
+        )
+
     def free(self, done: RangeSet, low: int, high: int) -> list[tuple[int, int]]:
         """What of [low, high) is neither done nor with a device that is still to answer for it."""
         taken = RangeSet(done.common(low, high))
@@ -385,6 +392,12 @@ class Open:
     """Its device may have it."""
     leased_ms: int | None = None
     """When its device was last told that it may run these (exclusive) calls; None: never."""
+    running: tuple[int, int] | None = None
+    """The call of it that was last reported started, and when; None: none is known to run."""
+    is_clone: bool = False
+    """A second attempt of a call that runs elsewhere."""
+    has_clone: bool = False
+    """A call of it has a second attempt elsewhere."""
 
     @property
     def is_running(self) -> bool:

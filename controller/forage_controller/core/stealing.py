@@ -4,7 +4,7 @@ The other is asked to give up a tail; what it says it has not begun waits again,
 """
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 from forage_controller.core.assignments import Assignments
@@ -69,6 +69,11 @@ class Stealing:
             self._victims[name] = device
         else:
             self._victims.pop(name, None)
+
+    @property
+    def free(self) -> Iterator[Device]:
+        """Devices with a slot that nothing is meant for."""
+        return (device for device, _due_ms, _failed in self._thieves.values())
 
     def forget(self, device: Device) -> None:
         """A device is not known any more."""
