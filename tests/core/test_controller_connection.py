@@ -185,3 +185,20 @@ def test_what_comes_while_starting_is_kept_within_bounds() -> None:
     desk.advance(200)
     assert len(desk.core.ledger.tasks) == 1
     assert not desk.core.effects.dropped
+
+
+def test_an_epoch_of_the_connection_before_that_is_committed_late_is_the_only_one() -> None:
+    desk = Desk()
+    desk.commits = False
+    desk.handle(Connected(session=f"{desk.start}-1"))
+    desk.advance(200)
+    desk.handle(Disconnected())
+    desk.handle(Connected(session=f"{desk.start}-2"))
+    desk.run()
+    desk.commit()
+    desk.run()
+    assert desk.presence[-1] == "active"
+    desk.advance(1_000)
+    assert desk.presence.count("active") == 1
+    assert not desk.uncommitted
+    assert desk.core.epoch == 1

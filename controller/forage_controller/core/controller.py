@@ -333,7 +333,8 @@ class ControllerCore:
     def _presence(self, state: str, session: str) -> Publish:
         document = ControllerPresence(
             state=state,
-            epoch=self.epoch,
+            # Nobody is shown an epoch to obey that a crash could take back.
+            epoch=self.assignments.epoch if state == "active" else self.epoch,
             session=session,
             protocol=f"{PROTOCOL_MAJOR}.{PROTOCOL_MINOR}",
             reconnect_spread_ms=self.fleet.spread_ms(),
@@ -389,6 +390,8 @@ class ControllerCore:
 
     def _epoch_committed(self, now_ms: int) -> None:
         self._epoch_pending = False
+        # It may be that of a connection before: there is nothing left to decide on this one.
+        self._decide_ms = None
         self.assignments.epoch = self.epoch
         if self._active:
             self.effects.command(self._presence("active", self._session))
