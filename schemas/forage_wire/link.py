@@ -207,6 +207,11 @@ class Link:
         return self._received
 
     @property
+    def reported(self) -> int:
+        """The highest number that the other end has said to have seen."""
+        return self._reported
+
+    @property
     def last_sent(self) -> int:
         """The highest number given to a message so far."""
         return self._next_n - 1

@@ -46,6 +46,7 @@ __all__ = [
     "Beat",
     "Cancel",
     "CancelAssigned",
+    "Checkpoint",
     "ClientInventory",
     "ClientPresence",
     "Code",
@@ -303,6 +304,20 @@ class Progress(Linked):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint(Linked):
+    """A running call's state, from which another attempt of it can go on."""
+
+    task: Annotated[str, "k", fields.TASK]
+    index: Annotated[int, "i", fields.INDEX]
+    assignment: Annotated[int, "a", fields.UINT]
+    number: Annotated[int, "x", kinds.unsigned(minimum=1)]
+    """How many checkpoints lie behind the state, those of earlier attempts that it was built on
+    included: of two, the higher one is further on."""
+    data: Annotated[bytes, "d", kinds.data(CALL_BYTES_MAX)]
+    """An outcome item of kind 0 to 3, as the worker made it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NeedCode(Linked):
     """Code by these hashes is not here (any more): device to controller, controller to client."""
 
@@ -552,6 +567,7 @@ CBOR_MESSAGES: dict[str, type[Linked]] = {
     "renew": Renew,
     "device-inventory": DeviceInventory,
     "progress": Progress,
+    "checkpoint": Checkpoint,
     "trimmed": Trimmed,
     "started": Started,
     # client to controller

@@ -9,6 +9,7 @@ from typing import Annotated
 from forage_wire import fields, kinds
 from forage_wire.limits import (
     BACKOFF_MS_DEFAULT,
+    CALL_BYTES_MAX,
     CALLS_PER_PAGE_MAX,
     LEASE_MS_DEFAULT,
     LEASE_MS_MIN,
@@ -120,6 +121,12 @@ class Assignment:
     tag: Annotated[bytes, "g", kinds.data(16, 16)]
     announce: Annotated[bool, "an", kinds.boolean()] = False
     """Send `started` and start only after its PUBACK: the call may have killed a device."""
+    checkpoint: Annotated[
+        tuple[int, bytes] | None,
+        "cp",
+        kinds.nullable(kinds.row(fields.UINT, kinds.data(CALL_BYTES_MAX))),
+    ] = None
+    """(number, data) of the last checkpoint of the slice's only call; null: it begins anew."""
     signature: Annotated[bytes | None, "sg", kinds.nullable(kinds.data(256))] = None
     """Reserved."""
     proof: Annotated[bytes | None, "pf", kinds.nullable(kinds.data(4_096))] = None

@@ -33,13 +33,15 @@ if TYPE_CHECKING:
         VersionMismatch,
     )
     from forage.future import Future
-    from forage.info import Attempt, CallProgress, DeviceInfo, Explanation, TaskInfo
-    from forage.within import progress
+    from forage.info import Attempt, CallCheckpoint, CallProgress, DeviceInfo, Explanation, TaskInfo
+    from forage.within import checkpoint, progress, restore
 
 __all__ = [
     "connect",
     "LocalCluster",
     "progress",
+    "checkpoint",
+    "restore",
     "Client",
     "Future",
     "Batch",
@@ -47,6 +49,7 @@ __all__ = [
     "DeviceInfo",
     "TaskInfo",
     "Attempt",
+    "CallCheckpoint",
     "CallProgress",
     "Explanation",
     "Replicas",
@@ -69,6 +72,8 @@ _HOMES = {
     "connect": "forage.connecting",
     "LocalCluster": "forage.cluster",
     "progress": "forage.within",
+    "checkpoint": "forage.within",
+    "restore": "forage.within",
     "Client": "forage.client",
     "Future": "forage.future",
     "Batch": "forage.batch",
@@ -76,6 +81,7 @@ _HOMES = {
     "DeviceInfo": "forage.info",
     "TaskInfo": "forage.info",
     "Attempt": "forage.info",
+    "CallCheckpoint": "forage.info",
     "CallProgress": "forage.info",
     "Explanation": "forage.info",
     "Replicas": "forage.agreement",

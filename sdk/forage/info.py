@@ -13,7 +13,7 @@ from forage.errors import ForageError, NoDevice
 if TYPE_CHECKING:
     from forage.client import Client
 
-__all__ = ["Attempt", "DeviceInfo", "Explanation", "TaskInfo"]
+__all__ = ["Attempt", "CallCheckpoint", "DeviceInfo", "Explanation", "TaskInfo"]
 
 _Record = TypeVar("_Record")
 
@@ -209,11 +209,32 @@ class Attempt:
     """Seconds since it ended; None while it is open."""
     how: str = ""
     """How it ended."""
+    resumed_number: int = 0
+    """The checkpoint that it was given to go on from; 0: it began anew."""
+    resumed_bytes: int = 0
+    """... its size ..."""
+    resumed_age_s: float | None = None
+    """... and how old it was then; None: older than the controller's present start."""
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Attempt":
         """The record for one row of the controller's answer."""
         return _from_row(cls, row)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallCheckpoint:
+    """The last `forage.checkpoint` of a call that has not ended: its next attempt goes on there."""
+
+    number: int
+    """How many lie behind it, in all attempts."""
+    bytes: int
+    saved: bool = False
+    """Whether the controller's store has it: then it outlives the controller, too."""
+    device: str = ""
+    """Where it was made; empty: before the controller's present start."""
+    age_s: float | None = None
+    """Seconds since it came to the controller; None: before its present start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +248,8 @@ class Explanation:
     """One sentence."""
     attempts: tuple[Attempt, ...] = ()
     """Oldest first."""
+    checkpoint: CallCheckpoint | None = None
+    """What a call's next attempt would go on from (not of whole tasks)."""
     eligible: Mapping[str, str] = field(default_factory=dict)
     """For each device: "yes", or why it cannot take it."""
 
@@ -234,7 +257,9 @@ class Explanation:
     def from_row(cls, name: str, row: Mapping[str, Any]) -> "Explanation":
         """The record for the controller's answer about `name`."""
         attempts = tuple(Attempt.from_row(item) for item in row.get("attempts") or ())
-        return _from_row(cls, {**row, "name": name, "attempts": attempts})
+        kept = row.get("checkpoint")
+        checkpoint = None if kept is None else _from_row(CallCheckpoint, kept)
+        return _from_row(cls, {**row, "name": name, "attempts": attempts, "checkpoint": checkpoint})
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.state}" + (f" ({self.reason})" if self.reason else "")]
@@ -242,9 +267,25 @@ class Explanation:
             end = f"{attempt.how or attempt.state}"
             lines.append(
                 f"  {attempt.age_s:8.1f} s ago on {attempt.device}, "
-                f"calls {attempt.low} to {attempt.high - 1}: {end}"
+                f"calls {attempt.low} to {attempt.high - 1}: {end}{_resumed(attempt)}"
+            )
+        if self.checkpoint is not None:
+            lines.append(
+                f"  checkpoint {self.checkpoint.number}: {self.checkpoint.bytes} bytes"
+                f"{_ago(self.checkpoint.age_s)}, for the next attempt"
             )
         lines += [
             f"  {device}: {why}" for device, why in self.eligible.items() if not self.attempts
         ]
         return "\n".join(lines)
+
+
+def _resumed(attempt: Attempt) -> str:
+    if attempt.resumed_number == 0:
+        return ""
+    age = "" if attempt.resumed_age_s is None else f" taken {attempt.resumed_age_s:.1f} s before"
+    return f", went on from a checkpoint of {attempt.resumed_bytes} bytes{age}"
+
+
+def _ago(age_s: float | None) -> str:
+    return "" if age_s is None else f", {age_s:.1f} s ago"

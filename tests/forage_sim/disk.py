@@ -13,6 +13,7 @@ from random import Random
 from forage_controller.core.operations import (
     ClosedAssignment,
     CodeLoaded,
+    ForgetCheckpoints,
     ForgetCode,
     LoadCode,
     LoadOutcomes,
@@ -21,11 +22,13 @@ from forage_controller.core.operations import (
     OutcomesLoaded,
     PageLoaded,
     RecoveredAssignment,
+    RecoveredCheckpoint,
     RecoveredPage,
     RecoveredState,
     RecoveredTask,
     Save,
     SaveAssignment,
+    SaveCheckpoint,
     SaveCode,
     SaveCollected,
     SaveCommitted,
@@ -62,6 +65,7 @@ class StoredTask:
     collected: RangeSet = field(default_factory=RangeSet)
     counters: list[SaveCounters] = field(default_factory=list)
     archive: list[SaveOutcomes] = field(default_factory=list)
+    checkpoints: dict[int, SaveCheckpoint] = field(default_factory=dict)
 
 
 class StoredState:
@@ -107,6 +111,13 @@ class StoredState:
                 self._apply_collected(operation)
             case SaveReleased():
                 self._apply_released(operation)
+            case SaveCheckpoint():
+                if operation.task in self.tasks:
+                    self.tasks[operation.task].checkpoints[operation.index] = operation
+            case ForgetCheckpoints():
+                if operation.task in self.tasks:
+                    for index in operation.indices:
+                        self.tasks[operation.task].checkpoints.pop(index, None)
 
     def _apply_page(self, page: SavePage) -> None:
         if page.task in self.released:
@@ -183,6 +194,11 @@ class StoredState:
                     losses=row.losses,
                 )
                 for row in self.assignments.values()
+            ),
+            checkpoints=tuple(
+                RecoveredCheckpoint(task=name, index=index, number=row.number, data=row.data)
+                for name, task in self.tasks.items()
+                for index, row in task.checkpoints.items()
             ),
             released=tuple(self.released),
             codes={hash_: (form, len(data)) for hash_, (form, data) in self.codes.items()},
@@ -287,6 +303,11 @@ class Disk:
         self._start = 0
         self._failing = False
         self._broken = False
+
+    @property
+    def view(self) -> StoredState:
+        """What is committed and what has been handed over since."""
+        return self._view
 
     def open(self, answer: Callable[[DiskAnswer], None]) -> RecoveredState:
         """A controller starts: what there is; `answer` gets what its requests come to."""

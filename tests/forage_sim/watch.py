@@ -65,6 +65,8 @@ class Run:
     task: str
     index: int
     at_ms: int
+    checkpoint: bytes | None = None
+    """The state that it was given to go on from."""
     lost: bool = False
     """Its worker died before the agent heard how it ended."""
     ended: bool = False
@@ -158,13 +160,20 @@ class Watch:
         for told in self._sent:
             told(process, parsed, message)
 
-    def started(self, process: "Process", assignment: int, index: int, body: bytes) -> Run:
+    def started(
+        self,
+        process: "Process",
+        assignment: int,
+        index: int,
+        body: bytes,
+        checkpoint: bytes | None = None,
+    ) -> Run:
         """A worker begins a call."""
         given = self.given_out.get(assignment)
         if given is None:
             raise AssertionError(f"{process.name} runs assignment {assignment} that nobody made")
         at_ms = process.world.clock.now_ms
-        run = Run(process, process.session, assignment, given.task, index, at_ms)
+        run = Run(process, process.session, assignment, given.task, index, at_ms, checkpoint)
         self.runs.setdefault((given.task, index), []).append(run)
         for listener in self._started:
             listener(run, body)

@@ -8,6 +8,7 @@ word. What it makes of a call is said by `forage_sim.workload`.
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -19,13 +20,14 @@ from forage_agent.core.events import (
     RunCalls,
     StartWorker,
     TakeBack,
+    WorkerCheckpoint,
     WorkerExited,
     WorkerLoaded,
     WorkerOutcomes,
     WorkerReady,
     WorkerReturned,
 )
-from forage_sim.workload import worker_end
+from forage_sim.workload import read_call, state_of, step_of, worker_end
 from forage_wire.codec import cut_calls
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ class Waiting:
     index: int
     body: bytes
     function: bytes
+    checkpoint: bytes | None = None
+    """The state that it is given to go on from."""
 
 
 class Worker:
@@ -117,8 +121,10 @@ class Worker:
                     f"chunk [{chunk.low}, {chunk.high}) of assignment {chunk.assignment} "
                     f"has {len(bodies)} calls"
                 )
+            given = dict(chunk.checkpoints)
             for index, body in enumerate(bodies, chunk.low):
-                self._waiting.append(Waiting(chunk.assignment, index, body, chunk.function))
+                call = Waiting(chunk.assignment, index, body, chunk.function, given.get(index))
+                self._waiting.append(call)
         self._next()
 
     def take_back(self) -> None:
@@ -189,7 +195,9 @@ class Worker:
     def _begin(self, call: Waiting) -> None:
         workers = self._workers
         watch = workers.process.world.watch
-        run = watch.started(workers.process, call.assignment, call.index, call.body)
+        run = watch.started(
+            workers.process, call.assignment, call.index, call.body, call.checkpoint
+        )
         self._unreported[call.assignment, call.index] = run
         self._begun = run
         name = (run.task, call.index)
@@ -216,7 +224,23 @@ class Worker:
             self._report_soon()
             self._next()
 
-        workers.after(end.run_ms, done)
+        spec, begun = read_call(call.body), step_of(call.body, call.checkpoint) or 0
+        share_ms = end.run_ms / (spec.states + 1)
+        for step in range(begun + 1, spec.states + 1):
+            workers.after(int(share_ms * (step - begun)), partial(self._keep, call, step))
+        workers.after(max(0, end.run_ms - int(share_ms * begun)), done)
+
+    def _keep(self, call: Waiting, step: int) -> None:
+        """The running call makes a checkpoint."""
+        if self.alive and self._running is call:
+            self._workers.tell(
+                WorkerCheckpoint(
+                    slot=self.slot,
+                    assignment=call.assignment,
+                    index=call.index,
+                    data=state_of(call.body, step),
+                )
+            )
 
     def _report_soon(self) -> None:
         if len(self._ended) >= REPORT_CALLS_MAX:
@@ -318,7 +342,13 @@ class Workers:
         self.process.world.clock.after(delay_ms, when_due)
 
     def tell(
-        self, event: WorkerReady | WorkerLoaded | WorkerOutcomes | WorkerReturned | WorkerExited
+        self,
+        event: WorkerReady
+        | WorkerLoaded
+        | WorkerCheckpoint
+        | WorkerOutcomes
+        | WorkerReturned
+        | WorkerExited,
     ) -> None:
         """Say something to the core; it arrives a moment later, in order."""
         clock = self.process.world.clock

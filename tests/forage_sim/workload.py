@@ -23,6 +23,8 @@ __all__ = [
     "draw_task",
     "error_item",
     "read_call",
+    "state_of",
+    "step_of",
     "value_item",
     "worker_end",
 ]
@@ -41,10 +43,17 @@ class CallSpec:
     """Its worker dies while its `deaths` are below this."""
     pad_bytes: int = 0
     """Argument bytes besides; the value is as long."""
+    states: int = 0
+    """Checkpoints that it makes on its way, at even distances; it goes on from what it is given."""
+    state_bytes: int = 0
+    """What is in each of them besides."""
 
     def body(self) -> bytes:
         """The call's bytes."""
-        return cbor2.dumps([self.nonce, self.run_ms, self.fails, self.kills, bytes(self.pad_bytes)])
+        said = [self.nonce, self.run_ms, self.fails, self.kills, bytes(self.pad_bytes)]
+        if self.states:
+            said += [self.states, self.state_bytes]
+        return cbor2.dumps(said)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +104,31 @@ class ClientSpec:
 
 def read_call(body: bytes) -> CallSpec:
     """The call that these bytes say."""
-    nonce, run_ms, fails, kills, pad = cbor2.loads(body)
-    return CallSpec(nonce=nonce, run_ms=run_ms, fails=fails, kills=kills, pad_bytes=len(pad))
+    nonce, run_ms, fails, kills, pad, *states = cbor2.loads(body)
+    states, state_bytes = states or (0, 0)
+    return CallSpec(
+        nonce=nonce,
+        run_ms=run_ms,
+        fails=fails,
+        kills=kills,
+        pad_bytes=len(pad),
+        states=states,
+        state_bytes=state_bytes,
+    )
+
+
+def state_of(body: bytes, step: int) -> bytes:
+    """A call's state after so many of its checkpoints: it says whose it is, and which."""
+    size = read_call(body).state_bytes
+    return bytes(cbor2.dumps([blake2s(body).digest(), step, bytes(size)]))
+
+
+def step_of(body: bytes, state: bytes | None) -> int | None:
+    """How many checkpoints lie behind a state, 0 where there is none; None: it is another call's."""
+    if state is None:
+        return 0
+    whose, step, _rest = cbor2.loads(state)
+    return int(step) if whose == blake2s(body).digest() else None
 
 
 def value_item(body: bytes) -> list[object]:
@@ -138,6 +170,9 @@ def draw_task(random: Random, nonce: int, until_ms: int) -> TaskSpec:
     retries = random.choice((0, 0, 1, 3))
     at_most_once = random.random() < 0.15
     timeout_ms = random.choice((0, 0, 0, 1_000))
+    # From a stream of their own: what else is drawn stays what it was.
+    own = Random(nonce)
+    makes_states = own.random() < 0.5
     calls = []
     for index in range(count):
         odd = random.random()
@@ -148,6 +183,8 @@ def draw_task(random: Random, nonce: int, until_ms: int) -> TaskSpec:
                 fails=random.randint(1, 3) if odd < 0.07 else 0,
                 kills=random.randint(1, 3) if 0.07 <= odd < 0.12 else 0,
                 pad_bytes=random.choice((300, 3_000, 20_000)) if 0.12 <= odd < 0.17 else 0,
+                states=own.choice((0, 1, 3, 8)) if makes_states else 0,
+                state_bytes=own.choice((0, 0, 300, 9_000)),
             )
         )
     cancels = []

@@ -8,11 +8,13 @@ from typing import Any, TypeVar
 
 from forage_controller.core.operations import (
     ClosedAssignment,
+    ForgetCheckpoints,
     ForgetCode,
     Operation,
     RecoveredState,
     Save,
     SaveAssignment,
+    SaveCheckpoint,
     SaveCode,
     SaveCollected,
     SaveCommitted,
@@ -160,6 +162,7 @@ class ModelTask:
     outcomes: list[SaveOutcomes] = field(default_factory=list)
     collected: set[int] = field(default_factory=set)
     counters: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    checkpoints: dict[int, tuple[int, bytes]] = field(default_factory=dict)
 
     def is_spent(self, page: SavePage) -> bool:
         return set(range(page.first, page.first + page.n)) <= self.collected
@@ -237,6 +240,11 @@ class Model:
                 task.outcomes.append(operation)
             case SaveCollected():
                 task.collected |= indices(operation.ranges)
+            case SaveCheckpoint():
+                task.checkpoints[operation.index] = (operation.number, operation.data)
+            case ForgetCheckpoints():
+                for index in operation.indices:
+                    task.checkpoints.pop(index, None)
             case SaveCounters():
                 for index in range(operation.low, operation.high):
                     task.counters[index] = (operation.tries, operation.deaths, operation.losses)
@@ -280,6 +288,11 @@ class Model:
                 number: {name: getattr(one, name) for name in one.__slots__}
                 for number, one in self.assignments.items()
             },
+            "checkpoints": {
+                (name, index): checkpoint
+                for name, task in self.tasks.items()
+                for index, checkpoint in task.checkpoints.items()
+            },
             "released": self.released,
             "codes": {
                 code: (self.codes[code].form, len(self.codes[code].data))
@@ -320,6 +333,7 @@ def picture_of(state: RecoveredState) -> dict[str, Any]:
             one.assignment: {name: getattr(one, name) for name in one.__slots__}
             for one in state.assignments
         },
+        "checkpoints": {(row.task, row.index): (row.number, row.data) for row in state.checkpoints},
         "released": set(state.released),
         "codes": dict(state.codes),
     }

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from forage_controller.core.operations import (
     ClosedAssignment,
+    ForgetCheckpoints,
     ForgetCode,
     LoadCode,
     LoadOutcomes,
     LoadPage,
     Operation,
+    SaveCheckpoint,
     SaveCode,
     SaveCollected,
     SaveCounters,
@@ -85,6 +87,18 @@ OPERATIONS = st.one_of(
         tries=st.integers(0, 3),
         deaths=st.just(0),
         losses=st.integers(0, 1),
+    ),
+    st.builds(
+        SaveCheckpoint,
+        task=TASKS,
+        index=st.integers(0, 3),
+        number=st.integers(1, 9),
+        data=PAYLOADS,
+    ),
+    st.builds(
+        ForgetCheckpoints,
+        task=TASKS,
+        indices=st.lists(st.integers(0, 3), min_size=1, unique=True).map(tuple),
     ),
     st.builds(SaveCollected, task=TASKS, ranges=RANGES),
     st.builds(SaveReleased, task=TASKS, forget=st.booleans()),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from forage_controller.core.operations import RecoveredState, SaveReleased
+from forage_controller.core.operations import RecoveredState, SaveCheckpoint, SaveReleased
 from forage_controller.shell.database import SCHEMA_VERSION
 from forage_controller.shell.journal import JournalError, decode_operations, encode_operations
 from forage_controller.shell.store import Store, StoreError
@@ -53,6 +53,23 @@ def test_newer_schema_is_refused(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(StoreError, match=r"newer forage .* upgrade forage"):
         open_store(tmp_path)
+
+
+def test_file_of_the_first_schema_gets_what_it_lacks(tmp_path: Path) -> None:
+    watched = WatchedStore(tmp_path)
+    watched.save(page_of(TASK))
+    watched.close()
+    with sqlite3.connect(tmp_path / "state.db") as connection:
+        connection.execute("DROP TABLE checkpoint")
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    watched = WatchedStore(tmp_path)
+    watched.save(SaveCheckpoint(task=TASK, index=1, number=2, data=b"state"))
+    watched.close()
+    watched = WatchedStore(tmp_path)
+    watched.close()
+    [kept] = watched.recovered.checkpoints
+    assert (kept.task, kept.index, kept.number, kept.data) == (TASK, 1, 2, b"state")
 
 
 def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> None:

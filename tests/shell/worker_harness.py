@@ -80,6 +80,7 @@ class WorkerHarness:
         low: int = 0,
         may_follow: bool = False,
         client_python: str = "3.11",
+        checkpoints: tuple[tuple[int, bytes], ...] = (),
     ) -> None:
         """Give a worker calls of a function."""
         code = function if isinstance(function, FunctionCode) else self.code(function)
@@ -90,6 +91,7 @@ class WorkerHarness:
             function=code.key,
             client_python=client_python,
             calls=join_calls([encode_call(args, {}) for args in arguments]),
+            checkpoints=checkpoints,
         )
         self.workers.carry_out(
             RunCalls(slot=slot, may_follow=may_follow, code=(code,), chunks=(chunk,))

@@ -10,6 +10,7 @@ import pytest
 
 from forage_controller.core.operations import (
     ClosedAssignment,
+    ForgetCheckpoints,
     LoadOutcomes,
     LoadPage,
     Operation,
@@ -20,6 +21,7 @@ from forage_controller.core.operations import (
     RecoveredTask,
     Save,
     SaveAssignment,
+    SaveCheckpoint,
     SaveCode,
     SaveCollected,
     SaveCommitted,
@@ -58,7 +60,7 @@ class Draw:
         number = random.randint(1, 12)
         low = random.randrange(2 * PAGE_CALLS)
         high = random.randint(low + 1, 2 * PAGE_CALLS)
-        match random.randrange(9):
+        match random.randrange(11):
             case 0 | 1:
                 return SaveAssignment(
                     assignment=number,
@@ -84,6 +86,13 @@ class Draw:
                 )
             case 7:
                 return SaveCollected(task=task, ranges=((low, high),))
+            case 8:
+                size = random.choice((5, 20_000))
+                return SaveCheckpoint(
+                    task=task, index=low, number=number, data=random.randbytes(size)
+                )
+            case 9:
+                return ForgetCheckpoints(task=task, indices=tuple(range(low, high)))
             case _:
                 if random.random() < 0.5:
                     return SaveEpoch(epoch=random.randint(1, 9))
@@ -140,6 +149,7 @@ def comparable(state: RecoveredState) -> object:
         sorted((task.task, task.user, task.client, task.key, task.failed) for task in state.tasks),
         sorted((task.task, spread(task.counters)) for task in state.tasks),
         sorted((row.assignment, row) for row in state.assignments),
+        sorted((row.task, row.index, row.number, row.data) for row in state.checkpoints),
         sorted(state.released),
     )
 

@@ -100,6 +100,7 @@ ASSIGNMENT = m.Assignment(
     beat_ms=250,
     tag=TAG,
     announce=True,
+    checkpoint=(3, cbor2.dumps([{"step": 40}])),
     signature=b"\x22" * 64,
     proof=b"\x33" * 32,
     calls=CALLS,
@@ -146,6 +147,9 @@ FULL: dict[str, Linked] = {
         received=7, rows=((NUMBER, TASK, 0, 2, "running"), (NUMBER + 1, TASK, 2, 3, "queued"))
     ),
     "progress": m.Progress(task=TASK, index=1, permille=400, text="resizing"),
+    "checkpoint": m.Checkpoint(
+        task=TASK, index=1, assignment=NUMBER, number=3, data=cbor2.dumps([{"step": 40}])
+    ),
     "trimmed": m.Trimmed(rows=((NUMBER, 1),)),
     "started": m.Started(rows=((TASK, 1, NUMBER),)),
     "hello": m.Hello(minor=0, python="3.11", packet_bytes_max=65_536, software="forage 0.1.0"),
@@ -204,6 +208,7 @@ LEAST: dict[str, Linked] = {
     "cancel-assigned": m.CancelAssigned(assignment=NUMBER, ranges=()),
     "device-inventory": m.DeviceInventory(rows=()),
     "progress": m.Progress(task=TASK, index=0, permille=0),
+    "checkpoint": m.Checkpoint(task=TASK, index=0, assignment=NUMBER, number=1, data=b""),
     "hello": m.Hello(minor=0),
     "submit": m.Submit(pages=(m.Page(header=HEADER_BYTES, calls=CALLS, key=KEY),)),
     "cancel": m.Cancel(task=TASK, ranges=()),

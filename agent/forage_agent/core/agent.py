@@ -15,6 +15,7 @@ starts, outcomes. What came together is so answered together.
 
 from typing import assert_never
 
+from forage_agent.core.checkpoints import Checkpoints
 from forage_agent.core.code import CodeStore
 from forage_agent.core.controllers import Controllers
 from forage_agent.core.events import (
@@ -27,6 +28,7 @@ from forage_agent.core.events import (
     InputDropped,
     LoadMeasured,
     LogLines,
+    WorkerCheckpoint,
     WorkerExited,
     WorkerLoaded,
     WorkerOutcomes,
@@ -43,7 +45,7 @@ from forage_agent.core.pool import Pool
 from forage_agent.core.presence import PublicWord
 from forage_agent.core.progress import ProgressReports
 from forage_agent.core.settings import HEADERS_MAX, Settings
-from forage_agent.core.slices import Piece, Slice
+from forage_agent.core.slices import Piece, Slice, assigned_bytes
 from forage_agent.core.starts import Starts
 from forage_wire.codec import decode, decode_header, decode_json, encode
 from forage_wire.errors import DecodeError
@@ -112,6 +114,7 @@ class AgentCore:
         self._outbox = Outbox(self._topics, self._device)
         self._starts = Starts(self._topics, self._device, settings.capabilities.slots)
         self._progress = ProgressReports(self._topics, self._device)
+        self._checkpoints = Checkpoints(self._outbox)
         named = {name.encode(): function for name, function in settings.functions.items()}
         self._pool = Pool(
             settings.capabilities.slots, self._code, named, self._on_ended, self._on_started
@@ -176,6 +179,9 @@ class AgentCore:
                 self._pool.on_loaded(event.slot, now_ms)
             case WorkerProgress():
                 self._on_progress(event)
+            case WorkerCheckpoint():
+                part = self._pool.holder(event.slot, event.assignment, event.index)
+                self._checkpoints.note(part, event.index, event.data)
             case WorkerReturned():
                 self._pool.on_returned(event)
             case WorkerExited():
@@ -217,6 +223,7 @@ class AgentCore:
                 found.append(self._spoken_ms + beat_ms)
             if link.has_room:
                 found.append(self._outbox.next_wakeup_ms())
+                found.append(self._checkpoints.due_ms())
             found.append(self._starts.due_ms())
             if self._leases:
                 found.append(self._leases.next_question_ms())
@@ -243,6 +250,7 @@ class AgentCore:
         self._pool.report_again()
         self._code.ask_again()
         self._leases.ask_again()
+        self._checkpoints.send_again()
         self._outbox.send_again(self._holdings, self._now_ms)
 
     def _on_capabilities(self, event: CapabilitiesMeasured) -> None:
@@ -254,6 +262,7 @@ class AgentCore:
         """Say what is to be said, then end."""
         link = self._controllers.link
         if link is not None:
+            self._checkpoints.send(link, self._now_ms, at_once=True)
             self._outbox.send(link, self._now_ms, at_once=True)
             self._publish_all(link.poll(self._now_ms))
         if self._controllers.session:
@@ -434,7 +443,7 @@ class AgentCore:
 
     def _why_not(self, assignment: Assignment, header: Header) -> str:
         """The reason for which an assignment is not taken; empty: it is."""
-        size = len(assignment.calls)
+        size = assigned_bytes(assignment)
         queue_bytes_max = self._settings.capabilities.queue_bytes_max
         if self._holdings.is_expired(assignment.assignment):
             return "expired"
@@ -468,6 +477,7 @@ class AgentCore:
     def _forget(self, part: Slice) -> None:
         self._commands += self._pool.forget(part)
         self._outbox.drop(part)
+        self._checkpoints.drop(part)
         self._through(part)
         self._holdings.remove(part)
 
@@ -491,6 +501,8 @@ class AgentCore:
     # -- what workers bring ---------------------------------------------------------------------
 
     def _on_ended(self, part: Slice, piece: Piece) -> None:
+        if part.checkpoints:
+            self._checkpoints.ended(part, piece)
         self._outbox.add(part, piece, self._now_ms)
         self._settling[part.assignment] = part
 
@@ -569,6 +581,8 @@ class AgentCore:
         question = self._leases.question(now_ms)
         if question is not None:
             self._publish(link.unnumbered(question, qos=1), receipt=False)
+        if self._checkpoints.is_busy:
+            self._checkpoints.send(link, now_ms)
         if link.has_room:
             self._outbox.send(link, now_ms, more_soon=more_soon)
         self._publish_all(link.poll(now_ms))

@@ -42,6 +42,7 @@ __all__ = [
     "RunCalls",
     "StartWorker",
     "TakeBack",
+    "WorkerCheckpoint",
     "WorkerExited",
     "WorkerLoaded",
     "WorkerOutcomes",
@@ -94,6 +95,17 @@ class WorkerProgress:
     index: int
     permille: int
     text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerCheckpoint:
+    """A call wants its state kept; it comes before the report of how the call ended."""
+
+    slot: int
+    assignment: int
+    index: int
+    data: bytes
+    """The state, unread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +216,8 @@ class Chunk:
     client_python: str
     calls: bytes
     """A CBOR array of exactly these calls, as the client made them."""
+    checkpoints: tuple[tuple[int, bytes], ...] = ()
+    """(index, state) of those that an earlier attempt has brought on the way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +286,7 @@ Event = (
     | WorkerLoaded
     | WorkerOutcomes
     | WorkerProgress
+    | WorkerCheckpoint
     | WorkerReturned
     | WorkerExited
     | LogLines

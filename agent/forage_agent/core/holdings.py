@@ -19,7 +19,7 @@ class Holdings:
         self._forgotten_below = 0
         """All numbers up to this one have ended or never will begin."""
         self.call_bytes = 0
-        """Arguments of all slices that are not through."""
+        """Arguments, and the checkpoints that came with them, of all slices that are not through."""
         self._through: dict[int, None] = {}
         self._beats: dict[int, int] = {}
         self._accepted: dict[int, int] = {}
@@ -45,7 +45,7 @@ class Holdings:
     def add(self, part: Slice, now_ms: int) -> None:
         """Hold a slice; `accepted_due` will name it if it has not ended soon."""
         self._slices[part.assignment] = part
-        self.call_bytes += len(part.calls)
+        self.call_bytes += part.given_bytes
         self._beats[part.beat_ms] = self._beats.get(part.beat_ms, 0) + 1
         self._accepted[part.assignment] = now_ms + ACCEPTED_AFTER_MS
 
@@ -54,7 +54,7 @@ class Holdings:
         if part.assignment not in self._slices or part.assignment in self._through:
             return False
         self._through[part.assignment] = None
-        self.call_bytes -= len(part.calls)
+        self.call_bytes -= part.given_bytes
         part.drop_calls()
         self._accepted.pop(part.assignment, None)
         return True
@@ -66,7 +66,7 @@ class Holdings:
         if part.assignment in self._through:
             del self._through[part.assignment]
         else:
-            self.call_bytes -= len(part.calls)
+            self.call_bytes -= part.given_bytes
         self._accepted.pop(part.assignment, None)
         left = self._beats[part.beat_ms] - 1
         if left:

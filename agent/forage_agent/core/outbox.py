@@ -53,7 +53,15 @@ class Outbox:
         self.bytes += len(piece.items)
         self._wait(part, piece, now_ms)
 
+    def release(self, part: Slice, piece: Piece, now_ms: int) -> None:
+        """An outcome that was held may be sent."""
+        piece.is_held = False
+        if part.pieces.get(piece.first) is piece:
+            self._wait(part, piece, now_ms)
+
     def _wait(self, part: Slice, piece: Piece, now_ms: int) -> None:
+        if piece.is_held:
+            return
         if not self._waiting:
             self._waiting_since_ms = now_ms
         client = self._waiting.setdefault(_reader(part), {})

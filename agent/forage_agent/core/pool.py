@@ -534,6 +534,7 @@ class Pool:
             function=part.function,
             client_python=part.header.python,
             calls=calls,
+            checkpoints=part.checkpoints_of(low, high) if part.checkpoints else (),
         )
 
     def _code_of(self, part: Slice) -> FunctionCode:

@@ -8,6 +8,7 @@ from forage_wire.messages import DeviceCapabilities
 __all__ = [
     "ACCEPTED_AFTER_MS",
     "ANNOUNCE_AGAIN_AFTER_MS",
+    "CHECKPOINT_EVERY_MS",
     "CODE_BYTES_MAX",
     "ENDED_ASSIGNMENTS_MAX",
     "FUNCTIONS_PER_WORKER_MAX",
@@ -53,6 +54,8 @@ LOAD_EVERY_MS_MIN = 1_000
 PRESENCE_REPAIR_EVERY_MS = 1_000
 PROGRESS_EVERY_MS = 500
 """A slot's call is heard on how far it is at most this often; of more words the latest counts."""
+CHECKPOINT_EVERY_MS = 100
+"""A call's state leaves the device at most this often; of more states the latest counts."""
 NOTE_EVERY_MS = 1_000
 """Bad input makes one line in the log for each kind in this time; all of it is counted."""
 RESTART_AFTER_MS = 100

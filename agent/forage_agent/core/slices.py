@@ -9,13 +9,19 @@ from forage_wire.limits import DEATHS_MAX
 from forage_wire.messages import Assignment, Header
 from forage_wire.ranges import RangeSet
 
-__all__ = ["Piece", "RunTimes", "Slice", "function_key"]
+__all__ = ["Piece", "RunTimes", "Slice", "assigned_bytes", "function_key"]
 
 
 def function_key(header: Header) -> bytes:
     """The name under which workers keep a header's function."""
     function = header.function
     return function if isinstance(function, bytes) else function[0].encode()
+
+
+def assigned_bytes(assignment: Assignment) -> int:
+    """What an assignment takes of the device's room for arguments."""
+    checkpoint = assignment.checkpoint
+    return len(assignment.calls) + (0 if checkpoint is None else len(checkpoint[1]))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -29,6 +35,8 @@ class Piece:
     errors: tuple[tuple[int, str, bool], ...] = ()
     """(index, reason, final)."""
     run_us: int = 0
+    is_held: bool = False
+    """It waits for a checkpoint that is to arrive before it."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -70,11 +78,16 @@ class Slice:
     is_forgotten: bool = False
     announced: Literal["no", "sent", "yes"] = "no"
     announced_ms: int = 0
+    given_bytes: int = 0
+    """Of the calls as they came, and of the checkpoint that came with them."""
+    checkpoints: dict[int, tuple[int, bytes]] | None = None
+    """Call -> (number, state) of its last checkpoint; None: there never was any."""
     _cut: list[Any] | None = None
 
     @classmethod
     def of(cls, assignment: Assignment, header: Header) -> "Slice":
         """A slice of which nothing has begun."""
+        checkpoint = assignment.checkpoint
         return cls(
             assignment=assignment.assignment,
             header=header,
@@ -90,6 +103,8 @@ class Slice:
             function=function_key(header),
             has_lease=not header.options.exclusive,
             todo=RangeSet([(assignment.low, assignment.high)]),
+            given_bytes=assigned_bytes(assignment),
+            checkpoints=None if checkpoint is None else {assignment.low: checkpoint},
         )
 
     @property
@@ -135,6 +150,16 @@ class Slice:
         self.todo.remove(low, high)
         self.given += high - low
         return low, high
+
+    def checkpoints_of(self, low: int, high: int) -> tuple[tuple[int, bytes], ...]:
+        """(index, state) of those of the calls [low, high) that have one."""
+        return tuple(
+            [
+                (index, state)
+                for index, (_number, state) in sorted((self.checkpoints or {}).items())
+                if low <= index < high
+            ]
+        )
 
     def calls_of(self, low: int, high: int) -> bytes:
         """A CBOR array of the calls [low, high). They stay unread.

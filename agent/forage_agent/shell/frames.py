@@ -3,8 +3,10 @@
 To a worker:
 
     [drop: [key, ...], code: [[key, form, python, data], ...],
-     chunks: [[assignment, low, high, key, client_python, calls], ...], may_follow: bool,
-     until_ms: 0, or when exclusive calls must not begin any more]
+     chunks: [[assignment, low, high, key, client_python, calls, checkpoints], ...],
+     may_follow: bool, until_ms: 0, or when exclusive calls must not begin any more]
+
+where checkpoints are [[index, data], ...] of those calls that have one.
 
 From a worker, each an array that begins with its kind:
 
@@ -12,6 +14,7 @@ From a worker, each an array that begins with its kind:
     [OUTCOMES, assignment, first, count, run_us, [[index, reason], ...], items]
     [RETURNED, assignment, index]
     [LOADED]
+    [CHECKPOINT, assignment, index, data]
 
 Beside the socket a worker has a control socket: each 8 bytes there ask it to give back what it
 has not begun, and say how many frames it was sent before.
@@ -30,6 +33,7 @@ import cbor2
 from forage_wire.limits import CALL_BYTES_MAX
 
 __all__ = [
+    "CHECKPOINT",
     "CONTROL_BYTES",
     "FRAME_BYTES_MAX",
     "LENGTH_BYTES",
@@ -52,6 +56,7 @@ READY: Final = 0
 OUTCOMES: Final = 1
 RETURNED: Final = 2
 LOADED: Final = 3
+CHECKPOINT: Final = 4
 
 ZYGOTE_START: Final = 0
 ZYGOTE_KILL: Final = 1

@@ -27,6 +27,7 @@ import cbor2
 
 from forage_agent.shell.clock import now_ms
 from forage_agent.shell.frames import (
+    CHECKPOINT,
     CONTROL_BYTES,
     LENGTH_BYTES,
     LOADED,
@@ -37,10 +38,11 @@ from forage_agent.shell.frames import (
 )
 from forage_agent.shell.marks import END_MARK, mark
 from forage_agent.shell.shared_page import PAGE_BYTES, POSITION, write_progress
+from forage_agent.shell.states import CallStates
 from forage_agent.shell.system import become_subreaper, die_with_parent
 from forage_wire.errors import DecodeError, NotSerializable, VersionMismatch
 from forage_wire.limits import CALL_BYTES_MAX
-from forage_wire.running import set_reporter
+from forage_wire.running import set_checkpoints, set_reporter
 from forage_wire.system_errors import NOT_SERIALIZABLE, REFUSED, VERSION_MISMATCH, system_error
 from forage_wire.values import decode_call, encode_error, encode_outcome_value, enter, load
 
@@ -84,11 +86,12 @@ class _CallText(io.TextIOWrapper):
 class _Call:
     """A call that has not begun."""
 
-    __slots__ = ("assignment", "body", "client_python", "function", "index")
+    __slots__ = ("assignment", "body", "checkpoint", "client_python", "function", "index")
 
     def __init__(
         self, assignment: int, index: int, function: bytes, client_python: str, body: Any
     ) -> None:
+        self.checkpoint: bytes | None = None
         self.assignment = assignment
         self.index = index
         self.function = function
@@ -110,6 +113,7 @@ class Worker:
         self._control = control
         self._page = page
         self._is_fork = False
+        self.states = CallStates(self._send_checkpoint, lambda: self._is_fork)
         self.position = (0, 0)
         """(assignment, index) of the call that began last."""
         self._is_running = False
@@ -147,6 +151,7 @@ class Worker:
                 continue
             began_ns = perf_counter_ns()
             item, reason = self._run(call)
+            self.states.given = None
             run_ns = perf_counter_ns() - began_ns
             if self._is_fork:
                 # The call has forked, and this is the child: its return value is nobody's.
@@ -162,6 +167,13 @@ class Worker:
         """The running call says how far it is; also in its threads and forked children."""
         write_progress(self._page, *self.position, permille, text)
 
+    def _send_checkpoint(self, data: bytes) -> None:
+        """The running call's state goes behind all that is reported of earlier calls."""
+        frame = pack([CHECKPOINT, *self.position, data])
+        with self._lock:
+            self._flush()
+            self._send(frame)
+
     def _on_fork(self) -> None:
         self._is_fork = True
 
@@ -174,6 +186,7 @@ class Worker:
                 return None
             call = self._calls.popleft()
             self.position = (call.assignment, call.index)
+            self.states.given = call.checkpoint
             POSITION.pack_into(self._page, 0, call.assignment, call.index)
             self._is_running = True
             if self._held and not self._is_ticking:
@@ -305,7 +318,14 @@ class Worker:
         return True
 
     def _take(
-        self, assignment: int, low: int, high: int, function: bytes, python: str, calls: bytes
+        self,
+        assignment: int,
+        low: int,
+        high: int,
+        function: bytes,
+        python: str,
+        calls: bytes,
+        checkpoints: list[tuple[int, bytes]],
     ) -> None:
         try:
             bodies = cbor2.loads(calls)
@@ -316,6 +336,8 @@ class Worker:
             bodies = [b""] * (high - low)
         for index, body in enumerate(bodies, low):
             self._calls.append(_Call(assignment, index, function, python, body))
+        for index, data in checkpoints:
+            self._calls[index - high].checkpoint = data
 
     def _receive(self, count: int) -> bytes:
         """Exactly so many bytes; none where the agent is gone."""
@@ -468,6 +490,7 @@ def run_worker(
         socket.socket(fileno=agent_descriptor), socket.socket(fileno=control_descriptor), page
     )
     set_reporter(worker.report_progress)
+    set_checkpoints(worker.states)
     streams = [
         _CallText(
             io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False)),

@@ -24,6 +24,7 @@ from forage_agent.core.events import (
     RunCalls,
     StartWorker,
     TakeBack,
+    WorkerCheckpoint,
     WorkerExited,
     WorkerLoaded,
     WorkerOutcomes,
@@ -32,6 +33,7 @@ from forage_agent.core.events import (
     WorkerReturned,
 )
 from forage_agent.shell.frames import (
+    CHECKPOINT,
     CONTROL_BYTES,
     LOADED,
     OUTCOMES,
@@ -180,7 +182,15 @@ class Workers:
             list(order.drop),
             [[code.key, code.form, code.python, code.data] for code in order.code],
             [
-                [one.assignment, one.low, one.high, one.function, one.client_python, one.calls]
+                [
+                    one.assignment,
+                    one.low,
+                    one.high,
+                    one.function,
+                    one.client_python,
+                    one.calls,
+                    one.checkpoints,
+                ]
                 for one in order.chunks
             ],
             order.may_follow,
@@ -400,6 +410,9 @@ def _event_of(slot: int, frame: Any) -> Event:
         return WorkerReturned(slot=slot, assignment=frame[1], index=frame[2])
     if kind == LOADED:
         return WorkerLoaded(slot=slot)
+    if kind == CHECKPOINT:
+        _kind, assignment, index, data = frame
+        return WorkerCheckpoint(slot=slot, assignment=assignment, index=index, data=data)
     raise ValueError(f"a frame of the unknown kind {kind}")
 
 

@@ -10,7 +10,7 @@ from forage_controller.core.operations import (
     SaveAssignment,
     TrimAssignment,
 )
-from forage_controller.core.state import Attempt, Device, Open, Task
+from forage_controller.core.state import Attempt, Checkpoint, Device, Open, Task
 from forage_wire.limits import ENVELOPE_BYTES, RANGES_MAX
 from forage_wire.messages import Assign, Assignment, CancelAssigned, Trim
 from forage_wire.ranges import RangeSet
@@ -79,6 +79,7 @@ class Assignments:
         device: Device,
         beat_ms: int,
         now_ms: int,
+        checkpoint: Checkpoint | None = None,
         *,
         is_clone: bool = False,
     ) -> Open:
@@ -87,6 +88,7 @@ class Assignments:
         They are taken from the backlog, unless they are a clone of what runs elsewhere.
 
         Where a task must not run before its assignment is saved, it goes out after the commit.
+        With a `checkpoint`, the first call goes alone, and on from there.
         """
         self._counter += 1
         queue = self._backlog.queue_of(pending.page)
@@ -102,7 +104,7 @@ class Assignments:
             counters=pending.counters,
             measure=queue.measure,
             announce=pending.announce,
-            bytes=len(calls),
+            bytes=len(calls) if checkpoint is None else len(calls) + len(checkpoint.data),
             is_clone=is_clone,
         )
         if is_clone:
@@ -111,7 +113,9 @@ class Assignments:
             self._backlog.taken(queue, n)
         self.register(opened, now_ms)
         self._save(opened)
-        wire = _wire(opened, calls, beat_ms)
+        wire = _wire(opened, calls, beat_ms, checkpoint)
+        if checkpoint is not None and opened.attempt is not None:
+            opened.attempt.resumed = checkpoint
         header = pending.page.header
         if header.options.at_most_once or header.settle == "controller":
             # On every disk from which somebody may rule: another would run it a second time.
@@ -213,6 +217,8 @@ class Assignments:
                 if opened.number not in self.open or opened.session != device.session:
                     continue
                 bytes_each = len(wire.calls) + len(wire.header) + 96
+                if wire.checkpoint is not None:
+                    bytes_each += len(wire.checkpoint[1])
                 if batch and size + bytes_each > room:
                     _send(device, batch)
                     batch, size = [], 0
@@ -411,7 +417,7 @@ def _call_off(opened: Open, calls: RangeSet, *, force: bool) -> None:
         )
 
 
-def _wire(opened: Open, calls: bytes, beat_ms: int) -> Assignment:
+def _wire(opened: Open, calls: bytes, beat_ms: int, checkpoint: Checkpoint | None) -> Assignment:
     tries, deaths, losses = opened.counters
     return Assignment(
         assignment=opened.number,
@@ -431,5 +437,6 @@ def _wire(opened: Open, calls: bytes, beat_ms: int) -> Assignment:
             opened.device.name,
         ),
         announce=opened.announce,
+        checkpoint=None if checkpoint is None else (checkpoint.number, checkpoint.data),
         calls=calls,
     )

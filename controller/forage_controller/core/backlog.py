@@ -488,6 +488,8 @@ def by_counters(
 ) -> list[Pending]:
     """[low, high) as pieces of equal counters: few calls have any of their own.
 
+    A call with a checkpoint is a piece by itself.
+
     Args:
         task: Whose calls.
         page: Their page.
@@ -500,10 +502,13 @@ def by_counters(
         special = sorted(index for index in task.counters if low <= index < high)
     else:
         special = [index for index in range(low, high) if index in task.counters]
+    if task.checkpoints:
+        own = {index: None for index in task.checkpoints if low <= index < high}
+        special = sorted({**own, **dict.fromkeys(special)})
     rows: list[tuple[int, int, Counters]] = []
     for index in special:
         rows.append((low, index, counters))
-        rows.append((index, index + 1, task.counters[index]))
+        rows.append((index, index + 1, task.counters.get(index, counters)))
         low = index + 1
     rows.append((low, high, counters))
     return [

@@ -63,6 +63,8 @@ class Limits:
     settled_after_ms: int = 1_000
     """A client is told of committed outcomes that it has not collected after this."""
     status_every_ms: int = 1_000
+    checkpoint_bytes: int = 64 * 1024 * 1024
+    """Checkpoints of all calls; beyond, a newer one is not taken and the former stays."""
     log_bytes: int = 64 * 1024
     """The last output of a task that is kept."""
     logs_bytes: int = 16 * 1024 * 1024

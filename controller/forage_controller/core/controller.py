@@ -194,6 +194,7 @@ class ControllerCore:
             self.fleet.devices,
             self.fleet.detect_ms,
             self._unfit,
+            self.ledger.checkpoints.drop,
         )
         self._starvation = Starvation(self.backlog, self.settlement, self.fleet, effects)
         self._monitor = Monitor(

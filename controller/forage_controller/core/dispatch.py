@@ -16,7 +16,7 @@ from forage_controller.core.config import CoreConfig
 from forage_controller.core.eligibility import FREE, FULL, ROOMY, SPARE, Eligibility, Eligible
 from forage_controller.core.pages import PageCache
 from forage_controller.core.siblings import Siblings
-from forage_controller.core.state import Device, Open
+from forage_controller.core.state import Checkpoint, Device, Open, Task
 from forage_controller.core.stealing import Stealing
 from forage_controller.core.stragglers import Stragglers
 from forage_wire.codec import join_calls
@@ -68,7 +68,7 @@ class Dispatcher:
     """Hands out slices to the devices with the least work for each slot.
 
     `unfit(pending, why, now_ms)` ends calls that can be cut into no slice, or whose arguments no
-    eligible device can take.
+    eligible device can take. `drop_checkpoint(task, index)` makes a call begin anew.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class Dispatcher:
         devices: dict[str, Device],
         detect_ms: Callable[[Device], int],
         unfit: Callable[[Pending, str, str, int], None],
+        drop_checkpoint: Callable[[Task, int], None],
     ) -> None:
         self._config = config
         self._limits = config.limits
@@ -93,6 +94,7 @@ class Dispatcher:
         self._devices = devices
         self._detect_ms = detect_ms
         self._unfit = unfit
+        self._drop_checkpoint = drop_checkpoint
         self._index = Eligibility()
         self._stealing = Stealing(config.limits, assignments, siblings, self.work_us)
         self._stragglers = Stragglers(assignments, backlog, devices, self._clone)
@@ -252,7 +254,10 @@ class Dispatcher:
         if not self._hand_code(queue, pending, device):
             return False
         beat_ms = min(_BEAT_MS_MAX, max(10, self._detect_ms(device) // 4))
-        self._assignments.assign(pending, 1, calls, device, beat_ms, now_ms, is_clone=True)
+        checkpoint = _checkpoint_for(device, pending)
+        self._assignments.assign(
+            pending, 1, calls, device, beat_ms, now_ms, checkpoint, is_clone=True
+        )
         opened.has_clone = True
         self._assignments.send()
         self._look_at_room(device, now_ms)
@@ -342,9 +347,15 @@ class Dispatcher:
             return self._fits_nowhere(queue, pending, len(first), entry, now_ms)
         if not self._hand_code(queue, pending, device):
             return True
-        calls, n = self._cut(queue, pending, items, first, device, entry)
+        checkpoint: Checkpoint | None = None
+        if pending.task.checkpoints:
+            checkpoint = _checkpoint_for(device, pending)
+        if checkpoint is None:
+            calls, n = self._cut(queue, pending, items, first, device, entry)
+        else:
+            calls, n = first, 1
         beat_ms = min(_BEAT_MS_MAX, max(10, self._detect_ms(device) // 4))
-        self._assignments.assign(pending, n, calls, device, beat_ms, now_ms)
+        self._assignments.assign(pending, n, calls, device, beat_ms, now_ms, checkpoint)
         self._look_at_room(device, now_ms)
         return True
 
@@ -403,6 +414,9 @@ class Dispatcher:
             if needed > capabilities.packet_bytes_max:
                 return f"its packets hold {capabilities.packet_bytes_max} bytes, not {needed}"
         holds = capabilities.queue_bytes_max
+        if pending.task.checkpoints:
+            checkpoint = _checkpoint_for(device, pending)
+            call_bytes += 0 if checkpoint is None else len(checkpoint.data)
         if holds and held_bytes + call_bytes > holds:
             return f"it holds {holds} bytes of arguments at a time, and the call has {call_bytes}"
         return ""
@@ -418,6 +432,10 @@ class Dispatcher:
                 return False
             if len(reasons) < _CANDIDATES:
                 reasons[device.name] = why
+        if pending.task.checkpoints and pending.low in pending.task.checkpoints:
+            # Only its state may be too large for all of them: then it begins anew.
+            self._drop_checkpoint(pending.task, pending.low)
+            return True
         first = Pending(task=pending.task, page=pending.page, low=pending.low, high=pending.low + 1)
         self._backlog.taken(queue, 1)
         why = "; ".join(f"{name}: {why}" for name, why in reasons.items())
@@ -463,6 +481,15 @@ class Dispatcher:
             n = max(1, min(n - 1, n * room // len(calls)))
             calls = join_calls(items[at : at + n])
         return calls, n
+
+
+def _checkpoint_for(device: Device, pending: Pending) -> Checkpoint | None:
+    """What a device would be given for the first call to go on from; a microcontroller has no use
+    for it, and begins anew."""
+    capabilities, checkpoints = device.capabilities, pending.task.checkpoints
+    if checkpoints is None or (capabilities is not None and capabilities.profile == "mcu"):
+        return None
+    return checkpoints.get(pending.low)
 
 
 def _in_both(

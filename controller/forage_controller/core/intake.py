@@ -23,6 +23,7 @@ from forage_wire.messages import (
     Acknowledge,
     AssignmentRefused,
     Beat,
+    Checkpoint,
     ClientPresence,
     ControllerPresence,
     DeviceCapabilities,
@@ -186,6 +187,8 @@ class Intake:
                 self._on_progress(device, message)
             case Renew():
                 self._leases.on_renew(device, message, now_ms)
+            case Checkpoint():
+                self._on_checkpoint(device, message, now_ms)
             case Accepted() | Beat():
                 pass
             case _:
@@ -202,6 +205,13 @@ class Intake:
                     del task.progress[next(iter(task.progress))]
                 task.progress[index] = (message.permille, message.text)
                 return
+
+    def _on_checkpoint(self, device: Device, message: Checkpoint, now_ms: int) -> None:
+        opened = self._assignments.open.get(message.assignment)
+        if opened is not None and (opened.device is not device or opened.task.id != message.task):
+            self._effects.drop(device.name, "a checkpoint of an assignment that is another's")
+            return
+        self._ledger.checkpoints.take(opened, message, now_ms)
 
     def _on_outcomes(self, device: Device, message: Outcomes, now_ms: int) -> None:
         for outcomes in message.sets:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from forage_controller.core.assignments import Assignments
 from forage_controller.core.backlog import Backlog, by_counters, queue_key
+from forage_controller.core.checkpoints import Checkpoints
 from forage_controller.core.codes import CodeShelf
 from forage_controller.core.config import CoreConfig
 from forage_controller.core.effects import Effects
@@ -49,6 +50,7 @@ class Ledger:
         codes: CodeShelf,
     ) -> None:
         self._limits = config.limits
+        self.checkpoints = Checkpoints(effects, config.limits)
         self._effects = effects
         self._backlog = backlog
         self._assignments = assignments
@@ -303,6 +305,8 @@ class Ledger:
             task.archived -= freed
             task.archive_bytes -= share
             self.archive_bytes -= share
+        if task.checkpoints:
+            self.checkpoints.ended(task, added)
         self._effects.save(SaveCollected(task=task.id, ranges=tuple(added)))
         self._assignments.call_off(task, added)
         self.dirty[task.id] = task
@@ -317,6 +321,8 @@ class Ledger:
 
     def release(self, task: Task, now_ms: int) -> None:
         """Keep nothing of a task but its id."""
+        if task.checkpoints:
+            self.checkpoints.released(task)
         self._effects.save(SaveReleased(task=task.id))
         del self.tasks[task.id]
         self._codes.used(task.function, -1)

@@ -13,6 +13,7 @@ from forage_wire.records import dataclass
 __all__ = [
     "ClosedAssignment",
     "CodeLoaded",
+    "ForgetCheckpoints",
     "ForgetCode",
     "LoadCode",
     "LoadOutcomes",
@@ -21,11 +22,13 @@ __all__ = [
     "OutcomesLoaded",
     "PageLoaded",
     "RecoveredAssignment",
+    "RecoveredCheckpoint",
     "RecoveredPage",
     "RecoveredState",
     "RecoveredTask",
     "Save",
     "SaveAssignment",
+    "SaveCheckpoint",
     "SaveCode",
     "SaveCollected",
     "SaveCommitted",
@@ -160,6 +163,24 @@ class SaveReleased:
     forget: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveCheckpoint:
+    """A call's last checkpoint, in place of the one before it."""
+
+    task: str
+    index: int
+    number: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetCheckpoints:
+    """These calls have ended, or begin anew: their checkpoints go."""
+
+    task: str
+    indices: tuple[int, ...]
+
+
 Operation = (
     SaveEpoch
     | SaveCode
@@ -172,6 +193,8 @@ Operation = (
     | SaveCounters
     | SaveCollected
     | SaveReleased
+    | SaveCheckpoint
+    | ForgetCheckpoints
 )
 
 
@@ -333,12 +356,23 @@ class RecoveredAssignment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveredCheckpoint:
+    """The last stored checkpoint of a call."""
+
+    task: str
+    index: int
+    number: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveredState:
     """All that the store holds, at start."""
 
     epoch: int = 0
     tasks: tuple[RecoveredTask, ...] = ()
     assignments: tuple[RecoveredAssignment, ...] = ()
+    checkpoints: tuple[RecoveredCheckpoint, ...] = ()
     released: tuple[str, ...] = ()
     """Tasks that ended and of which only the id is kept."""
     codes: dict[bytes, tuple[str, int]] = field(default_factory=dict)

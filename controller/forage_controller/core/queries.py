@@ -9,7 +9,7 @@ from forage_controller.core.backlog import Backlog
 from forage_controller.core.feasible import why_not
 from forage_controller.core.fleet import Fleet
 from forage_controller.core.ledger import Ledger
-from forage_controller.core.state import Client, Device, Task
+from forage_controller.core.state import Attempt, Client, Device, Task
 from forage_wire.limits import CALL_BYTES_MAX
 from forage_wire.messages import Answer, Drain, Query
 from forage_wire.topics import split_call
@@ -123,6 +123,7 @@ class Queries:
             "device": device or None,
             "attempts": len(attempts),
             "progress": _progress(said[-1]) if said else None,
+            "checkpoint": _checkpoint(task, index, now_ms),
         }
 
     def _state_of_call(self, task: Task, index: int) -> tuple[str, str, str]:
@@ -197,6 +198,7 @@ class Queries:
             "state": state,
             "reason": reason,
             "attempts": attempts,
+            "checkpoint": None if index is None else _checkpoint(task, index, now_ms),
             "eligible": eligible,
         }
 
@@ -215,6 +217,37 @@ def _blocks(task: Task) -> dict[str, Any]:
 def _progress(said: tuple[int, str]) -> dict[str, Any]:
     permille, text = said
     return {"permille": permille, "text": text}
+
+
+def _checkpoint(task: Task, index: int, now_ms: int) -> dict[str, Any] | None:
+    """What a call's next attempt would go on from; of its replicas, the one furthest on."""
+    if not task.checkpoints:
+        return None
+    runs = task.runs_of(index) if task.replicas > 1 else (index,)
+    found = [task.checkpoints[run] for run in runs if run in task.checkpoints]
+    if not found:
+        return None
+    kept = max(found, key=lambda each: each.number)
+    return {
+        "number": kept.number,
+        "bytes": len(kept.data),
+        "device": kept.device,
+        "saved": kept.committed,
+        "age_s": None if kept.made_ms is None else (now_ms - kept.made_ms) / 1_000,
+    }
+
+
+def _resumed(attempt: Attempt) -> dict[str, Any]:
+    """What an attempt went on from, and how old that was by then."""
+    kept = attempt.resumed
+    if kept is None:
+        return {}
+    age_ms = None if kept.made_ms is None else attempt.began_ms - kept.made_ms
+    return {
+        "resumed_number": kept.number,
+        "resumed_bytes": len(kept.data),
+        "resumed_age_s": None if age_ms is None else age_ms / 1_000,
+    }
 
 
 def _device_row(device: Device, now_ms: int) -> dict[str, Any]:
@@ -301,6 +334,7 @@ def _attempts(task: Task, now_ms: int) -> list[dict[str, Any]]:
             "how": "" if attempt.ended_ms is None else attempt.how,
             "age_s": (now_ms - attempt.began_ms) / 1_000,
             "ended_s": None if attempt.ended_ms is None else (now_ms - attempt.ended_ms) / 1_000,
+            **_resumed(attempt),
         }
         for attempt in task.attempts
     ]

@@ -33,6 +33,10 @@ def recover(
     ledger.released.update(dict.fromkeys(state.released, ledger.keep_ms))
     for row in state.tasks:
         _task(row, clients, ledger)
+    for checkpoint in state.checkpoints:
+        kept_of = ledger.tasks.get(checkpoint.task)
+        if kept_of is not None and checkpoint.index not in kept_of.done:
+            ledger.checkpoints.recovered(kept_of, checkpoint)
     for saved in state.assignments:
         task = ledger.tasks.get(saved.task)
         page = task.pages.get(saved.first) if task else None

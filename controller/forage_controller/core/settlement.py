@@ -288,6 +288,8 @@ class Settlement:
         task.done.update(ranges)
         for low, high in ranges:
             task.forget_states(low, high)
+        if task.checkpoints:
+            self._ledger.checkpoints.ended(task, ranges)
         task.settled_ms = now_ms
         task.archived += calls
         task.archive_bytes += data_bytes

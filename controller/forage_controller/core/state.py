@@ -13,6 +13,7 @@ from forage_wire.ranges import RangeSet
 
 __all__ = [
     "Attempt",
+    "Checkpoint",
     "Client",
     "Counters",
     "Device",
@@ -199,6 +200,21 @@ class Page:
 
 
 @dataclass(slots=True, eq=False, repr=False)
+class Checkpoint:
+    """The state of a call, from which its next attempt goes on."""
+
+    number: int
+    """Of two, the higher one is further on."""
+    data: bytes
+    made_ms: int | None
+    """When it came here; None: before our start."""
+    device: str
+    """Whose attempt made it; "" where that was before our start."""
+    committed: bool = False
+    """The store has it."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
 class Attempt:
     """An assignment, as `explain` remembers it."""
 
@@ -210,6 +226,8 @@ class Attempt:
     ended_ms: int | None = None
     how: str = "open"
     """open, done, trimmed, cancelled, or why it was lost."""
+    resumed: Checkpoint | None = None
+    """What it went on from."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -251,6 +269,8 @@ class Task:
     """Call -> devices that were lost while it ran."""
     counters: dict[int, Counters] = field(default_factory=dict)
     """Calls with any counter above 0."""
+    checkpoints: dict[int, Checkpoint] | None = None
+    """Calls with a checkpoint, until they have ended; most tasks never have any."""
     open: dict[int, "Open"] = field(default_factory=dict)
     attempts: deque[Attempt] = field(default_factory=deque)
     assigned: int = 0

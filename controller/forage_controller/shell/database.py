@@ -42,7 +42,18 @@ READER_CACHE_KIB = 1_024
 # A reader meets a lock only for the moment of a checkpoint's restart.
 BUSY_TIMEOUT_S = 10.0
 
-_SCHEMA = """
+_CHECKPOINT = """
+CREATE TABLE checkpoint (
+    task TEXT NOT NULL, call INTEGER NOT NULL, number INTEGER NOT NULL, data BLOB NOT NULL
+);
+CREATE UNIQUE INDEX checkpoint_of_call ON checkpoint (task, call);
+"""
+
+_UPGRADES = {1: _CHECKPOINT}
+"""What a file of an older schema lacks that the next one has."""
+
+_SCHEMA = (
+    """
 CREATE TABLE setting (name TEXT PRIMARY KEY, value ANY) WITHOUT ROWID;
 CREATE TABLE journal (number INTEGER PRIMARY KEY, operations BLOB NOT NULL);
 CREATE TABLE code (hash BLOB PRIMARY KEY, form TEXT NOT NULL, data BLOB NOT NULL);
@@ -72,6 +83,8 @@ CREATE TABLE assignment (
 );
 CREATE TABLE released (client TEXT PRIMARY KEY, counters BLOB NOT NULL) WITHOUT ROWID;
 """
+    + _CHECKPOINT
+)
 
 
 class StoreError(Exception):
@@ -195,6 +208,11 @@ def _prepare(connection: sqlite3.Connection, file: Path) -> None:
         connection.executescript(
             f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; "
             f"PRAGMA user_version = {SCHEMA_VERSION}; {_SCHEMA} COMMIT;"
+        )
+    elif version < SCHEMA_VERSION:
+        missing = "".join([_UPGRADES[older] for older in range(version, SCHEMA_VERSION)])
+        connection.executescript(
+            f"BEGIN; PRAGMA user_version = {SCHEMA_VERSION}; {missing} COMMIT;"
         )
 
 

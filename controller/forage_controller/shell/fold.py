@@ -16,9 +16,11 @@ from forage_controller.core.operations import (
     ForgetCode,
     Operation,
     RecoveredAssignment,
+    RecoveredCheckpoint,
     RecoveredPage,
     RecoveredState,
     RecoveredTask,
+    SaveCheckpoint,
     SaveCode,
     SaveEpoch,
     SaveOutcomes,
@@ -52,6 +54,7 @@ _INSERT_TASK = "INSERT OR REPLACE INTO task VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_NEW_TASK = "INSERT OR IGNORE INTO task VALUES (?, ?, ?, ?, ?, NULL, NULL, 0, NULL)"
 _INSERT_PAGE = "INSERT OR IGNORE INTO page VALUES (NULL, ?, ?, ?, ?, ?, ?)"
 _INSERT_OUTCOME = "INSERT INTO outcome VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_CHECKPOINT = "INSERT OR REPLACE INTO checkpoint VALUES (?, ?, ?, ?)"
 _INSERT_ASSIGNMENT = "INSERT OR REPLACE INTO assignment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -199,7 +202,7 @@ def fold(connection: sqlite3.Connection, recent: Recent) -> None:
     over = [task for task, changes in recent.tasks.items() if changes.wipe]
     if over:
         names = json.dumps(over)
-        for table in ("task", "page", "outcome", "assignment"):
+        for table in ("task", "page", "outcome", "assignment", "checkpoint"):
             connection.execute(
                 f"DELETE FROM {table} WHERE task IN (SELECT value FROM json_each(?))", (names,)
             )
@@ -222,6 +225,9 @@ def fold(connection: sqlite3.Connection, recent: Recent) -> None:
     connection.executemany(_INSERT_TASK, [row.columns(task) for task, row in rows.items()])
     connection.executemany(_INSERT_PAGE, pages)
     connection.executemany(_INSERT_OUTCOME, outcomes)
+    for task, changes in living.items():
+        if changes.checkpoints:
+            _fold_checkpoints(connection, task, changes.checkpoints)
     _fold_released(connection, recent)
     connection.execute("DELETE FROM journal")
     free = connection.execute("PRAGMA freelist_count").fetchone()[0]
@@ -303,6 +309,23 @@ def _drop_collected(connection: sqlite3.Connection, task: str, row: _TaskRow) ->
         if row.collected.covers(first, first + n)
     ]
     connection.executemany("UPDATE page SET calls = NULL WHERE id = ?", spent)
+
+
+def _fold_checkpoints(
+    connection: sqlite3.Connection, task: str, checkpoints: dict[int, SaveCheckpoint | None]
+) -> None:
+    connection.executemany(
+        "DELETE FROM checkpoint WHERE task = ? AND call = ?",
+        [(task, index) for index, checkpoint in checkpoints.items() if checkpoint is None],
+    )
+    connection.executemany(
+        _INSERT_CHECKPOINT,
+        [
+            (task, index, checkpoint.number, checkpoint.data)
+            for index, checkpoint in checkpoints.items()
+            if checkpoint is not None
+        ],
+    )
 
 
 def _fold_assignments(connection: sqlite3.Connection, recent: Recent) -> None:
@@ -454,6 +477,12 @@ def read_state(connection: sqlite3.Connection, recent: Recent) -> RecoveredState
         assignments=tuple(
             RecoveredAssignment(**dict(zip(columns, values, strict=True)))
             for values in connection.execute(query)
+        ),
+        checkpoints=tuple(
+            RecoveredCheckpoint(task=task, index=index, number=number, data=data)
+            for task, index, number, data in connection.execute(
+                "SELECT task, call, number, data FROM checkpoint ORDER BY task, call"
+            )
         ),
         released=tuple(recent.released.names()),
         codes={

@@ -18,8 +18,10 @@ from typing import Any, NoReturn
 
 from forage_controller.core.operations import (
     ClosedAssignment,
+    ForgetCheckpoints,
     Operation,
     SaveAssignment,
+    SaveCheckpoint,
     SaveCollected,
     SaveCounters,
     SaveOutcomes,
@@ -43,6 +45,8 @@ _CODES: dict[int, type[Any]] = {
     6: SaveCounters,
     7: SaveCollected,
     8: SaveReleased,
+    9: SaveCheckpoint,
+    10: ForgetCheckpoints,
 }
 
 

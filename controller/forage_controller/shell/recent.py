@@ -14,8 +14,10 @@ from typing import Any
 
 from forage_controller.core.operations import (
     ClosedAssignment,
+    ForgetCheckpoints,
     Operation,
     SaveAssignment,
+    SaveCheckpoint,
     SaveCollected,
     SaveCounters,
     SaveOutcomes,
@@ -107,6 +109,8 @@ class TaskChanges:
     collected: list[tuple[int, int]] = field(default_factory=list)
     """Ranges as they came: they may overlap."""
     counters: list[SaveCounters] = field(default_factory=list)
+    checkpoints: dict[int, SaveCheckpoint | None] | None = None
+    """Call -> its last checkpoint; None: that is gone, from the tables too. Most have none."""
     opened: dict[int, None] = field(default_factory=dict)
     """Its assignments in `Recent.opened`."""
 
@@ -143,6 +147,8 @@ class Recent:
             SaveCounters: self._counters,
             SaveCollected: self._collected,
             SaveReleased: self._release,
+            SaveCheckpoint: self._checkpoint,
+            ForgetCheckpoints: self._forget_checkpoints,
         }
 
     def __bool__(self) -> bool:
@@ -221,6 +227,23 @@ class Recent:
         if changes is None:
             return False
         changes.counters.append(operation)
+        return True
+
+    def _checkpoint(self, operation: SaveCheckpoint) -> bool:
+        changes = self._living(operation.task)
+        if changes is None:
+            return False
+        if changes.checkpoints is None:
+            changes.checkpoints = {}
+        changes.checkpoints[operation.index] = operation
+        return True
+
+    def _forget_checkpoints(self, operation: ForgetCheckpoints) -> bool:
+        changes = self._living(operation.task)
+        if changes is None:
+            return False
+        gone: dict[int, SaveCheckpoint | None] = dict.fromkeys(operation.indices)
+        changes.checkpoints = {**(changes.checkpoints or {}), **gone}
         return True
 
     def _page(self, operation: SavePage) -> bool:

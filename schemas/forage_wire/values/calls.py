@@ -279,12 +279,13 @@ def decode_call(body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return args, kwargs
 
 
-def encode_outcome_value(value: Any, *, client_python: str = "") -> bytes:
+def encode_outcome_value(value: Any, *, client_python: str = "", what: str = "the result") -> bytes:
     """The outcome item (CBOR) of a call's result.
 
     Args:
         value: The result.
         client_python: The client's Python minor ("3.13"), where known.
+        what: What the value is, for errors.
 
     Raises:
         NotSerializable: It cannot travel.
@@ -306,12 +307,10 @@ def encode_outcome_value(value: Any, *, client_python: str = "") -> bytes:
     try:
         pickled = dump(value, frozenset())
     except Exception as error:
-        raise NotSerializable(
-            f"the result, {describe(value)}, cannot be pickled: {error}"
-        ) from error
+        raise NotSerializable(f"{what}, {describe(value)}, cannot be pickled: {error}") from error
     if pickled.code and client_python and client_python != PYTHON:
         raise VersionMismatch(
-            f"the result holds the code of {pickled.code[0]}, which ties it to Python {PYTHON}, "
+            f"{what} holds the code of {pickled.code[0]}, which ties it to Python {PYTHON}, "
             f"and the client is Python {client_python}: return plain values, or move "
             f"{pickled.code[0]} into a module of its own, which travels as text"
         )

@@ -13,6 +13,7 @@ from forage_sim.oracles.exclusive_alone import ExclusiveAlone
 from forage_sim.oracles.fair_verdicts import FairVerdicts
 from forage_sim.oracles.nothing_left import NothingLeft
 from forage_sim.oracles.one_right_outcome import OneRightOutcome
+from forage_sim.oracles.own_checkpoint import OwnCheckpoint
 from forage_sim.oracles.stale_sessions import StaleSessions
 from forage_sim.oracles.started_once import StartedOnce
 
@@ -35,6 +36,7 @@ def all_oracles(world: "World") -> list[Oracle]:
         ClosedNeverSettles(world),
         FairVerdicts(world),
         StaleSessions(world),
+        OwnCheckpoint(world),
         NothingLeft(world),
         BoundedQueues(world),
     ]
