@@ -120,8 +120,7 @@ class Device:
             return  # The next link begins with all that there is to say.
         message = {"t": kind, "s": self.session, "c": self.controller}
         if now is not None:
-            self.sent += 1
-            message["n"] = self.sent
+            message["n"] = self.sent + 1
         message["q"] = self.received
         body = dump(fields)
         # Two maps in one: the head says how many keys there are, in one byte up to 23.
@@ -131,6 +130,7 @@ class Device:
             if not self.unseen:
                 self.repeat_after = REPEAT_AFTER_MS
                 self.repeat_at = now + REPEAT_AFTER_MS
+            self.sent += 1
             self.unseen.append((self.sent, topic, payload, self.received))
         self.publish(topic, payload, 1, False)
 
@@ -158,7 +158,7 @@ class Device:
             numbers = [message.get(key, 0) for key in ("n", "q", "e")]
             start, _, counter = controller.partition("-")
             counter = int(counter)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, MemoryError):
             return
         if message.get("s") != self.session or len(controller) > SESSION_CHARACTERS_MAX:
             return
@@ -316,7 +316,7 @@ class Device:
             args, keywords = body[1], body[2] if len(body) > 2 else {}
             if body[0] != 0 or type(args) is not list or type(keywords) is not dict:
                 raise ValueError
-        except (ValueError, TypeError, IndexError):
+        except (ValueError, TypeError, IndexError, MemoryError):
             text = (
                 self.name + " takes plain values only: no tuples, sets, large integers or objects."
             )
@@ -365,7 +365,7 @@ class Device:
             data = dump([item], 6)
             if len(data) > call["room"]:
                 raise ValueError(f"{len(data)} bytes")
-        except ValueError as error:
+        except (ValueError, MemoryError) as error:
             text = f"{self.name} cannot send what the function gave: {error}."
             self._fail(now, "not-serializable", text)
             return

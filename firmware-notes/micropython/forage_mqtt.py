@@ -81,7 +81,7 @@ class MQTTClient:
     def publish(self, topic, msg, retain=False, qos=0):
         """With QoS 1 it returns when the broker has it; what arrives meanwhile is called back."""
         number = self._next() if qos else b""
-        self._send(0x30 | qos << 1 | retain, _text(topic) + number + msg)
+        self._send(0x30 | qos << 1 | retain, _text(topic) + number, msg)
         while qos and self.wait_msg() != (0x40, number):
             pass
 
@@ -116,14 +116,19 @@ class MQTTClient:
         self.pid = self.pid % 65535 + 1
         return struct.pack("!H", self.pid)
 
-    def _send(self, kind, body):
+    def _send(self, kind, body, more=b""):
         head = bytearray([kind])
-        size = len(body)
+        size = len(body) + len(more)
         while size > 127:
             head.append(size & 127 | 128)
             size >>= 7
         head.append(size)
-        data = memoryview(bytes(head) + body)
+        self._write(head + body)
+        if more:
+            self._write(more)  # Not joined to the rest: a long one is there once already.
+
+    def _write(self, data):
+        data = memoryview(data)
         while data:
             sent = self.sock.write(data)
             if not sent:

@@ -38,7 +38,10 @@ FUNCTIONS = {
 
 
 def publish(topic, payload, qos, retain):
-    print("publish", topic, qos, int(retain), hexlify(payload).decode())
+    print("publish", topic, qos, int(retain), end=" ")
+    for at in range(0, len(payload), 64):
+        print(hexlify(payload[at : at + 64]).decode(), end="")
+    print()
 
 
 def main():

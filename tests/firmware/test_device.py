@@ -313,6 +313,38 @@ def test_half_and_single_floats_are_read(harness: Harness, half: str, value: flo
     assert the_outcome(give(harness, 2, assignment("lab.echo", body=body)))[0] == [value]
 
 
+def test_arguments_are_taken_up_to_the_length_that_was_announced(harness: Harness) -> None:
+    _presence, capabilities = harness.connect(SESSION)
+    longest = json.loads(capabilities[3])["queue_bytes_max"]
+    harness.inbox(message("report", 1))
+
+    def given(length: int, number: int) -> dict[str, Any]:
+        around = len(cbor2.dumps([cbor2.dumps([0, ["x" * 500]])])) - 500
+        row = assignment("lab.echo", "x" * (length - around), number=number)
+        assert len(row["c"]) == length
+        return row
+
+    assert refusal(give(harness, 2, given(longest + 1, NUMBER))) == "size"
+    item, errors = the_outcome(give(harness, 3, given(longest, NUMBER + 1), seen=2))
+    assert (set(item[0]), errors) == ({"x"}, ())
+
+
+def test_results_about_the_longest_are_sent_or_said_to_be_too_long(harness: Harness) -> None:
+    joined(harness)
+    n, reasons = 2, []
+    for characters in (*range(1_000, 1_040, 3), *range(3_560, 3_600, 3)):
+        number = NUMBER + n
+        item, _errors = the_outcome(
+            give(harness, n, assignment("lab.text", characters, number=number), seen=n - 1)
+        )
+        reasons.append(item["reason"] if isinstance(item, dict) else "")
+        assert reasons[-1] or item == ["x" * characters]
+        harness.inbox(message("acknowledge", n + 1, n, r=[[number, [[0, 1]]]]))
+        n += 2
+    assert set(reasons) == {"", "not-serializable"}
+    assert reasons == sorted(reasons), "the longer ones"
+
+
 def test_a_result_that_no_packet_holds_is_an_error(harness: Harness) -> None:
     joined(harness)
     item, errors = the_outcome(give(harness, 2, assignment("lab.text", 5_000)))

@@ -1,14 +1,17 @@
 """Both firmware clients in a fleet: a real broker, a real controller, calls from the SDK."""
 
+import json
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
+from paho.mqtt import subscribe
 
 import forage
 from firmware.boards import Board
@@ -208,22 +211,61 @@ def test_a_repeated_assignment_is_answered_from_memory(
     assert runs_until(board, last) == 2
 
 
+def test_packets_above_its_buffer_and_noise_do_not_disturb_it(
+    client: Client, board: Board, tap: Tap
+) -> None:
+    for payload in (bytes(300_000), b"", b"\xff" * 4_096, b"\xa1" * 5_000, bytes(65_536)):
+        tap.say_again(payload)
+    last = client.submit("lab.board.adc", 1)
+    assert last.result(WAIT_S) == 1007
+    assert runs_until(board, last) == 1
+    assert board.count("connected as") == 1
+
+
 # -- killed, frozen, cut off ------------------------------------------------------------------------
 
 
+def retained(cluster: LocalCluster, topic: str) -> Any:
+    """The JSON that the broker keeps of a topic."""
+    port = int(cluster.broker_url.rpartition(":")[2])
+    found = subscribe.simple(topic, hostname="127.0.0.1", port=port)
+    assert found.retain
+    return json.loads(found.payload)
+
+
 def test_one_that_is_killed_is_noticed_and_comes_back_with_a_new_session(
-    client: Client, board: Board
+    cluster: LocalCluster, client: Client, board: Board
 ) -> None:
     before = client.device(board.name).session
     future = blink(client, 1)
     board.wait_for(RUNS)
     board.kill()
     until(lambda: is_lost(client, board), "its will")
+    # Retained: who connects later sees it too.
+    assert retained(cluster, f"forage/1/device/{board.name}/presence") == {
+        "state": "lost",
+        "session": before,
+    }
     board.start()
     until_alive(client, board)
     assert client.device(board.name).session.partition("-")[0] != before.partition("-")[0]
     assert future.result(WAIT_S) == 1
     board.wait_for(RUNS, 2)
+
+
+def test_what_may_run_only_once_is_not_run_again_after_a_loss(client: Client, board: Board) -> None:
+    once = client.options(at_most_once=True)
+    assert once.submit("lab.board.adc", 1).result(WAIT_S) == 1007
+    future = once.submit("lab.board.blink", 1, ms=5_000)
+    board.wait_for(RUNS, 2)
+    board.kill()
+    board.start()
+    with pytest.raises(forage.DeviceLost):
+        future.result(WAIT_S)
+    until_alive(client, board)
+    last = client.submit("lab.board.adc", 1)
+    assert last.result(WAIT_S) == 1007
+    assert runs_until(board, last) == 3
 
 
 def test_one_that_freezes_is_noticed_by_its_silence(client: Client, board: Board) -> None:
