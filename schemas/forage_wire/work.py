@@ -48,6 +48,8 @@ class Options:
     backoff_ms: Annotated[int, "bo", fields.DURATION] = BACKOFF_MS_DEFAULT
     """A call that raised or timed out is run again after half to all of this, then of twice as
     much, and so on up to `BACKOFF_MS_MAX`."""
+    deadline_ms: Annotated[int, "dl", fields.DURATION] = 0
+    """A call that has not ended so long after the controller got it ends then; 0: no limit."""
     clones: Annotated[bool, "cl", kinds.boolean()] = True
     """Whether a call that takes long may get a second attempt beside the first."""
     exclusive: Annotated[bool, "ex", kinds.boolean()] = False

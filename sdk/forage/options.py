@@ -135,6 +135,12 @@ def _backoff_s(value: Any) -> dict[str, Any]:
     return {"backoff_ms": _milliseconds("backoff_s", value)}
 
 
+def _deadline_s(value: Any) -> dict[str, Any]:
+    if value is None:
+        return {"deadline_ms": 0}
+    return {"deadline_ms": max(1, _milliseconds("deadline_s", value))}
+
+
 def _lease_s(value: Any) -> dict[str, Any]:
     lease_ms = _milliseconds("lease_s", value)
     if not LEASE_MS_MIN <= lease_ms <= _LEASE_MS_MAX:
@@ -201,6 +207,7 @@ _PARSERS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "fresh": _fresh,
     "wait_s": _wait_s,
     "backoff_s": _backoff_s,
+    "deadline_s": _deadline_s,
     "clones": _clones,
     "exclusive": _exclusive,
     "lease_s": _lease_s,

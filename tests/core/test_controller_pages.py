@@ -197,6 +197,7 @@ def test_every_option_makes_a_queue_of_its_own() -> None:
         "fresh": True,
         "wait_ms": 1,
         "backoff_ms": 1,
+        "deadline_ms": 1,
         "clones": False,
         "exclusive": True,
         "lease_ms": 1_000,

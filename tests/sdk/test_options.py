@@ -27,6 +27,8 @@ from sdk.functions import add
         ({"timeout_s": 0.0001}, Options(timeout_ms=1)),
         ({"timeout_s": None}, Options(timeout_ms=0)),
         ({"at_most_once": True, "fresh": True}, Options(at_most_once=True, fresh=True)),
+        ({"deadline_s": 2.5}, Options(deadline_ms=2_500)),
+        ({"deadline_s": None}, Options()),
         ({"backoff_s": 0, "clones": False}, Options(backoff_ms=0, clones=False)),
         ({"exclusive": True, "lease_s": 2}, Options(exclusive=True, lease_ms=2_000)),
         ({"replicas": 3}, Options(replicas=3)),
@@ -46,7 +48,7 @@ def test_options_become_a_header(given: dict[str, Any], expected: Options) -> No
             {"retry": 3},
             TypeError,
             "no option 'retry'; the options are requires, device, retries, timeout_s, priority, "
-            "at_most_once, fresh, wait_s, backoff_s, clones, exclusive, lease_s",
+            "at_most_once, fresh, wait_s, backoff_s, deadline_s, clones, exclusive, lease_s",
         ),
         ({"retries": -1}, ValueError, "from 0 to 1000"),
         ({"retries": 1.0}, TypeError, "integer"),

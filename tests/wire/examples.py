@@ -64,6 +64,7 @@ HEADER = m.Header(
         fresh=True,
         wait_ms=5_000,
         backoff_ms=2_000,
+        deadline_ms=90_000,
         clones=False,
         exclusive=True,
         lease_ms=3_000,

@@ -229,8 +229,10 @@ class Assignments:
 
     # -- what devices say -------------------------------------------------------------------
 
-    def reported(self, opened: Open, ranges: tuple[tuple[int, int], ...], now_ms: int) -> None:
-        """Outcomes of these calls are here; the assignment ends with its last."""
+    def reported(
+        self, opened: Open, ranges: tuple[tuple[int, int], ...], now_ms: int, how: str = "done"
+    ) -> None:
+        """Outcomes of these calls are here; the assignment ends with its last (`how`)."""
         device = opened.device
         new = 0
         for low, high in ranges:
@@ -248,7 +250,7 @@ class Assignments:
         opened.task.devices[device.name] = opened.task.devices.get(device.name, 0) + new
         self.touched[device.name] = device
         if opened.left <= 0:
-            self.close(opened, "done", now_ms)
+            self.close(opened, how, now_ms)
 
     def ask_trim(self, opened: Open, high: int) -> None:
         """Ask a device to give back the unstarted tail from `high` on."""

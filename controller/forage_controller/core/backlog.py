@@ -124,6 +124,7 @@ def queue_key(header: Header) -> QueueKey:
             options.fresh,
             options.wait_ms,
             options.backoff_ms,
+            options.deadline_ms,
             options.clones,
             options.exclusive,
             options.lease_ms,

@@ -16,6 +16,7 @@ from forage_controller.core.clients import Clients
 from forage_controller.core.codes import CodeShelf
 from forage_controller.core.commands import Command, Event
 from forage_controller.core.config import CoreConfig
+from forage_controller.core.deadlines import Deadlines
 from forage_controller.core.dispatch import Dispatcher
 from forage_controller.core.effects import Effects
 from forage_controller.core.feasible import why_not
@@ -140,6 +141,7 @@ class ControllerCore:
             self.ledger,
             self._random,
         )
+        self._deadlines = Deadlines(self.ledger, self.settlement)
         self._archive = Archive(effects, self.ledger)
         self.losses = Losses(
             self.backlog,
@@ -313,6 +315,7 @@ class ControllerCore:
                 self.settlement.next_wakeup_ms(),
                 self._starvation.next_wakeup_ms(),
                 self.later.next_wakeup_ms(),
+                self._deadlines.next_wakeup_ms(),
                 self.dispatcher.next_wakeup_ms(),
                 self.replicas.next_wakeup_ms(),
                 self.siblings.looks[0][0] if self.siblings.looks else None,
@@ -552,6 +555,7 @@ class ControllerCore:
         self.fleet.check(now_ms)
         self.reconciler.expire(now_ms)
         self.later.check(now_ms)
+        self._deadlines.check(now_ms)
         self._starvation.check(now_ms)
         if self.siblings.looks:
             self.siblings.check(now_ms)

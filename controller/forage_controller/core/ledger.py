@@ -76,6 +76,8 @@ class Ledger:
         """Clients with pages acknowledged or tasks released that they have not been told of."""
         self.news_ms: int | None = None
         """When they are told."""
+        self.with_deadline: list[tuple[Task, Page]] = []
+        """Pages whose time runs from now on."""
         self.dirty: dict[str, Task] = {}
         """Tasks whose status changed."""
 
@@ -235,6 +237,8 @@ class Ledger:
         """Put a page (new or recovered) into its task."""
         task.add_page(page)
         self.pages_bytes += page.calls_bytes + len(page.header_bytes)
+        if page.header.options.deadline_ms:
+            self.with_deadline.append((task, page))
 
     def queue(self, task: Task, page: Page, now_ms: int) -> None:
         """Let wait what of a page is neither done nor with a device."""

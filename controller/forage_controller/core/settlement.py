@@ -16,12 +16,12 @@ from forage_controller.core.effects import Effects
 from forage_controller.core.later import Later
 from forage_controller.core.ledger import Ledger
 from forage_controller.core.operations import SaveCounters, SaveOutcomes
-from forage_controller.core.state import Counters, Device, Open, Task
+from forage_controller.core.state import Counters, Device, Open, Page, Task
 from forage_wire.errors import DecodeError
 from forage_wire.limits import BACKOFF_MS_MAX, DEATHS_MAX, RANGES_MAX, UNFINISHED_PART_BYTES_MAX
 from forage_wire.messages import OutcomeSet
 from forage_wire.ranges import Ranges, RangeSet
-from forage_wire.system_errors import CANCELLED, system_error
+from forage_wire.system_errors import CANCELLED, TIMEOUT, system_error
 from forage_wire.tags import slice_tag_valid
 
 __all__ = ["Settlement"]
@@ -104,7 +104,7 @@ class Settlement:
         if opened is not None:
             device.refusals = 0
             self._assignments.clones_first += bool(new) and opened.is_clone
-            self._assignments.reported(opened, outcomes.ranges, now_ms)
+            self._assignments.reported(opened, outcomes.ranges, now_ms, _how(outcomes))
         for pending in again:
             wait_ms = self._back_off_ms(opened.counters, pending) if opened is not None else 0
             if wait_ms:
@@ -431,6 +431,20 @@ class Settlement:
             text = "cancelled by another client of the same user"
             self.make_outcomes(task, wanted, "cancelled", CANCELLED, text, now_ms)
 
+    def end_late(self, task: Task, page: Page, now_ms: int) -> None:
+        """The deadline of a page's calls is over: what has not ended of them ends now."""
+        late = task.done.missing(page.first, page.end)
+        if not late:
+            return
+        deadline_ms = page.header.options.deadline_ms
+        text = (
+            f"the call had not ended {deadline_ms / 1_000:g} s after it was submitted, which is "
+            "its deadline"
+        )
+        self._backlog.discard(page, page.first, page.end)
+        self._assignments.call_off(task, late, force=True)
+        self.make_outcomes(task, late, "timeout", TIMEOUT, text, now_ms, timeout_ms=deadline_ms)
+
     def abandon(self, task: Task, now_ms: int) -> None:
         """Its client was told that a task is refused: whatever of it is here ends."""
         everything = ((0, task.end),)
@@ -449,6 +463,14 @@ def _moved(task: Task, opened: Open, index: int, reason: str) -> Counters:
     elif reason not in NO_FAULT:
         tries += 1
     return (tries, deaths, losses)
+
+
+def _how(outcomes: OutcomeSet) -> str:
+    """How an attempt ended whose last outcomes these are."""
+    reasons = {reason: None for _index, reason, _final in outcomes.errors}
+    if "cancelled" in reasons:
+        return "cancelled"
+    return "its lease was over" if "lost" in reasons else "done"
 
 
 def _with_final(outcomes: OutcomeSet, ended: list[int]) -> OutcomeSet:
