@@ -6,7 +6,7 @@ dies, dies while it is known how many steps were run and which checkpoint the co
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,8 @@ class Halted:
         )
         until(lambda: steps_of(place)[-1:] == [HALT], "the call waits")
         until(self.is_kept, "the controller has saved the checkpoint of step 30")
+        until(lambda: self.future.device is not None, "the client knows where it runs")
         self.device = self.future.device
-        assert self.device is not None
 
     def is_kept(self) -> bool:
         kept = self.future.explain().checkpoint
@@ -86,9 +86,10 @@ class Halted:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    tmp_path.chmod(0o777)
-    return tmp_path
+def place(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    # A call that waits still would wait for ever, and the client for it.
+    (tmp_path / "go").touch()
 
 
 def test_device_that_is_killed(cluster: LocalCluster, client: Client, place: Path) -> None:
