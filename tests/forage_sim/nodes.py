@@ -256,6 +256,7 @@ class ClientProcess(Process):
         self._tasks += 1
         task = f"{self.client}-{_base_32(self._tasks)}"
         self.world.tasks[task] = spec
+        self.world.submitted_ms[task] = self.world.clock.now_ms
         self._node.submitted.append(task)
         self._node.wanted[task] = None
         code = b"code of " + spec.function.encode()

@@ -27,6 +27,14 @@ WIRE = "schemas/forage_wire/"
 
 CONTROLLER_MUTANTS = (
     Mutant(
+        name="a deadline comes too soon",
+        file=CONTROLLER + "deadlines.py",
+        old="due_ms = now_ms + page.header.options.deadline_ms",
+        new="due_ms = now_ms + page.header.options.deadline_ms // 2",
+        oracles=("OneRightOutcome",),
+        quick=True,
+    ),
+    Mutant(
         name="an exclusive call gets a second attempt beside the first",
         file=CONTROLLER + "stragglers.py",
         old="        and not options.exclusive\n",

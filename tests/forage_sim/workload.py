@@ -205,6 +205,7 @@ def draw_task(random: Random, nonce: int, until_ms: int) -> TaskSpec:
             priority=random.choice((0, 0, 0, 5)),
             wait_ms=600_000,
             backoff_ms=random.choice((0, 100, 1_000)),
+            deadline_ms=random.choice((0, 0, 0, 0, 2_000, 10_000)),
             exclusive=exclusive,
             lease_ms=random.choice((500, 2_000, 5_000)),
         ),

@@ -75,7 +75,9 @@ class World:
         self.worker_death = 0.0
         self.is_healing = False
         self.tasks: dict[str, TaskSpec] = {}
-        """Every task that was submitted."""
+        """Every task that was submitted ..."""
+        self.submitted_ms: dict[str, int] = {}
+        """... and when."""
         limits = (
             Limits(page_cache_bytes=200, code_cache_bytes=10) if plan.small_caches else Limits()
         )

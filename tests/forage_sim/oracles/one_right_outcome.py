@@ -62,6 +62,11 @@ class OneRightOutcome(Oracle):
         dead = self.world.watch.killed or self.world.trace.counters["fault worker-death"]
         return not dead and not any(fault.kind in DEADLY for fault in self.world.plan.faults)
 
+    def _is_late(self, task: str, deadline_ms: int) -> bool:
+        """Whether a task's calls may have ended because they had not in time."""
+        elapsed_ms = self.world.clock.now_ms - self.world.submitted_ms[task]
+        return deadline_ms > 0 and (elapsed_ms >= deadline_ms or self._clocks_jump())
+
     def _clocks_jump(self) -> bool:
         return any(fault.kind == "clock-jump" for fault in self.world.plan.faults)
 
@@ -102,6 +107,7 @@ class OneRightOutcome(Oracle):
             case "timeout":
                 slow = call.run_ms >= options.timeout_ms > 0 or self._clocks_jump()
                 legal = slow and (options.at_most_once or len(runs) > options.retries)
+                legal = legal or self._is_late(task, options.deadline_ms)
             case "worker-died" | "out-of-memory":
                 deaths = watch.killed[name]
                 legal = deaths >= DEATHS_MAX or (deaths >= 1 and options.at_most_once)
