@@ -162,7 +162,7 @@ def keep_and_raise() -> str:
 
 
 def test_state_kept_right_before_an_error_is_there_when_it_is_tried_again(client: Client) -> None:
-    future = client.options(retries=3).submit(keep_and_raise)
+    future = client.options(retries=3, clones=False).submit(keep_and_raise)
     assert future.result(timeout=LIMIT_S) == "done"
 
 
@@ -175,5 +175,6 @@ def keep_much_and_exit(size: int) -> tuple[int, int]:
 
 
 def test_state_of_megabytes_kept_right_before_the_worker_dies(client: Client) -> None:
-    future = client.submit(keep_much_and_exit, 3_000_000)
+    # A clone would die as well, and three deaths are the end.
+    future = client.options(clones=False).submit(keep_much_and_exit, 3_000_000)
     assert future.result(timeout=LIMIT_S) == (2, 3_000_000)
