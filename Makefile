@@ -7,7 +7,7 @@ PYTEST_WORKERS ?= 2
 
 SEEDS ?= 2000
 
-.PHONY: demo test test-slow chaos bench bench-peers simulate mutants scale check lint types imports format system-packages clean help
+.PHONY: demo test test-slow chaos bench bench-recovery bench-peers simulate mutants scale check lint types imports format system-packages clean help
 
 help:
 	@echo "make demo             the main job: real work on three devices, one of them killed on the way"
@@ -18,6 +18,7 @@ help:
 	@echo "make mutants          the planted bugs: each must be found by the simulator (MUTANT=: one)"
 	@echo "make scale            what a call costs the controller, with 10 to 10,000 devices"
 	@echo "make bench            how fast it is here, with the floors (BENCH=--help)"
+	@echo "make bench-recovery   how soon work goes on after something died, froze or forgot everything"
 	@echo "make bench-peers      beside dask, Celery, Ray, dispy and the process pool (PEERS=--help)"
 	@echo "make check            ruff, mypy --strict, import-linter and the tests"
 	@echo "make system-packages  what widens the tests' coverage (needs root; Debian)"
@@ -60,6 +61,10 @@ scale: $(STAMP)
 BENCH ?=
 bench: $(STAMP)
 	cd bench && ../$(BIN)/python -m speed $(BENCH)
+
+# How long until work goes on after something died, froze or forgot: a part of the same bench.
+bench-recovery: $(STAMP)
+	cd bench && ../$(BIN)/python -m speed --only failover --only frozen --only controller-restart --only broker-restart --only herd $(BENCH)
 
 # Each peer gets an environment of its own below bench/peers; see the README there.
 PEERS ?=

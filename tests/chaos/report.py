@@ -12,7 +12,7 @@ PROMISES = {
     "lost": "calls lost, or ended with an error that is not theirs",
     "duplicated": "outcomes told to a client more than once",
     "stale": "outcomes accepted that belong to another call, round or run",
-    "ran twice": "`at_most_once` calls that ran twice",
+    "ran twice": "`at_most_once` calls that ran twice, `exclusive` ones that ran beside themselves",
     "left running": "cancelled calls that ran on",
     "kept": "tasks that the controller kept after their end",
     "trouble": "rounds that ended in trouble of another kind",

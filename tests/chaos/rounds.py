@@ -13,7 +13,7 @@ from pathlib import Path
 
 from chaos.ground import Ground
 from chaos.plan import BY_PROXY, Plan
-from chaos.work import Problem, Work, draw_work
+from chaos.work import Exclusive, Problem, Work, draw_work
 
 __all__ = ["Account", "Round", "Runner", "play"]
 
@@ -83,6 +83,8 @@ def play(ground: Ground, seed: int) -> Round:
             time.sleep(step.pause_s)
         for work in works:
             work.finish()
+            if isinstance(work, Exclusive):
+                work.was_frozen = any("SIGSTOP" in text for text in ground.done)
         ground.heal(spares_silent=plan.spares_silent)
         healed_s = time.monotonic()
         deadline_s = healed_s + SETTLE_S

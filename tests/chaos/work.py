@@ -66,6 +66,16 @@ def run_once(token: str, index: int, path: str, seconds: float) -> str:
     return f"{token} {index} {run}"
 
 
+def run_alone(token: str, index: int, path: str, seconds: float) -> str:
+    run = f"{os.getpid()}-{time.monotonic_ns()}"
+    end_s = time.monotonic() + seconds
+    while True:
+        append(path, f"{index} {run}")
+        if time.monotonic() >= end_s:
+            return f"{token} {index} {run}"
+        time.sleep(0.01)
+
+
 def fail_at_first(token: str, index: int, path: str) -> str:
     append(path, f"{index}")
     with open(path) as lines:
@@ -235,6 +245,38 @@ class AtMostOnce(Work):
         return self.compare(index, future, f"{self.token} {index} {runs[0]}")
 
 
+class Exclusive(Work):
+    """The value of the run that began last, and never two at a time.
+
+    A whole machine that freezes and wakes up runs on for the moment that its watchdog takes to wake
+    up as well; so where devices were frozen, only the outcome is judged.
+    """
+
+    kind = "exclusive"
+    was_frozen = False
+
+    def submit(self, source: random.Random, folder: Path) -> None:
+        self.path = folder / f"{self.token}.alone"
+        count = source.choice([2, 6])
+        seconds = [source.choice([0.02, 0.3]) for _ in range(count)]
+        rows = [[self.token] * count, range(count), [str(self.path)] * count, seconds]
+        view = self.client.options(exclusive=True, lease_s=source.choice([1.0, 3.0]))
+        self.take(list(view.submit_all(run_alone, *rows)))
+
+    def judge(self, index: int, future: Future[Any]) -> Problem | None:
+        error = future.exception()
+        if error is not None:
+            return Problem("lost", f"{self.kind} {future.id} failed: {error!r}")
+        lines = [line.split() for line in self.path.read_text().splitlines()]
+        steps = [run for number, run in lines if number == str(index)]
+        # Without two at a time, all steps of a run stand together.
+        turns = [run for run, before in zip(steps, ["", *steps], strict=False) if run != before]
+        if len(set(turns)) < len(turns) and not self.was_frozen:
+            return Problem("ran twice", f"{self.kind} {future.id}: {turns} took turns")
+        began = list(dict.fromkeys(steps))
+        return self.compare(index, future, f"{self.token} {index} {began[-1]}")
+
+
 class Retried(Work):
     kind = "retried"
 
@@ -312,7 +354,9 @@ def started_at(pid: str) -> str:
     return "" if state == "Z" else fields[18]
 
 
-KINDS: tuple[type[Any], ...] = (Bulk, Singles, Long, AtMostOnce, Retried, Failing, Cancelled)
+KINDS: tuple[type[Any], ...] = (
+    *(Bulk, Singles, Long, AtMostOnce, Exclusive, Retried, Failing, Cancelled),
+)
 
 
 def draw_work(source: random.Random, token: str, clients: list[Client], folder: Path) -> Work:
