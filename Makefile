@@ -60,11 +60,11 @@ scale: $(STAMP)
 # What is to be measured, as in `make bench BENCH="--engine mosquitto --only latency"`.
 BENCH ?=
 bench: $(STAMP)
-	cd bench && ../$(BIN)/python -m speed $(BENCH)
+	cd bench && PYTHONPATH=../tests ../$(BIN)/python -m speed $(BENCH)
 
 # How long until work goes on after something died, froze or forgot: a part of the same bench.
 bench-recovery: $(STAMP)
-	cd bench && ../$(BIN)/python -m speed --only failover --only frozen --only controller-restart --only broker-restart --only herd $(BENCH)
+	cd bench && PYTHONPATH=../tests ../$(BIN)/python -m speed --only failover --only frozen --only controller-restart --only broker-restart --only herd $(BENCH)
 
 # Each peer gets an environment of its own below bench/peers; see the README there.
 PEERS ?=

@@ -1,21 +1,15 @@
 """How long it takes until work goes on after something died, froze or forgot everything."""
 
-import collections
 import contextlib
-import json
 import resource
-import secrets
-import selectors
-import socket
 import statistics
-import struct
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from forage import Client, LocalCluster
-from forage_wire.address import parse_broker_address
+from chaos.herd import Herd
+from forage import Client
 from speed import calls
 from speed.machine import rss_bytes
 from speed.measures import Figures, Settings, percentile, warm
@@ -121,69 +115,6 @@ def broker_restart(settings: Settings) -> Figures:
     yield "broker killed, empty: all working again: worst ms", found[-1]
 
 
-def packet(first: int, body: bytes) -> bytes:
-    """One MQTT packet."""
-    length, digits = len(body), bytearray()
-    while True:
-        length, digit = divmod(length, 128)
-        digits.append(digit | (0x80 if length else 0))
-        if not length:
-            return bytes([first]) + bytes(digits) + body
-
-
-def text(value: str) -> bytes:
-    """A string as MQTT writes it."""
-    return struct.pack("!H", len(value)) + value.encode()
-
-
-class Herd:
-    """Bare MQTT clients that say they are devices, and nothing more."""
-
-    def __init__(self, cluster: LocalCluster, count: int) -> None:
-        self._address = parse_broker_address(cluster.broker_url)
-        self._names = [f"herd-{number}" for number in range(count)]
-        self._starts = {name: secrets.token_hex(8) for name in self._names}
-        self._connects = collections.Counter[str]()
-        self._sockets: dict[str, socket.socket] = {}
-
-    def arrive(self) -> None:
-        """All at once: each connects with a will, and says that it is online."""
-        selector = selectors.DefaultSelector()
-        for name in self._names:
-            self._connects[name] += 1
-            session = f"{self._starts[name]}-{self._connects[name]}"
-            topic = f"forage/1/device/{name}/presence"
-            one = socket.create_connection((self._address.host, self._address.port), timeout=60)
-            self._sockets[name] = one
-            presence = {"session": session, "protocol": "1.0", "software": "herd", "uptime_s": 0}
-            will = json.dumps({**presence, "state": "lost"}).encode()
-            body = text("MQTT") + bytes([4, 0x2E | 0x20]) + struct.pack("!H", 600) + text(name)
-            one.sendall(packet(0x10, body + text(topic) + struct.pack("!H", len(will)) + will))
-            selector.register(one, selectors.EVENT_READ, (name, session, presence, topic))
-        waiting = len(self._names)
-        while waiting:
-            for key, _ in selector.select(60):
-                one, (name, session, presence, topic) = key.fileobj, key.data
-                assert isinstance(one, socket.socket)
-                selector.unregister(one)
-                if one.recv(4) != b"\x20\x02\x00\x00":
-                    raise AssertionError(f"{name} was not let in")
-                online = json.dumps({**presence, "state": "online"}).encode()
-                capabilities = json.dumps({"session": session, "slots": 1}).encode()
-                above = f"forage/1/device/{name}/capabilities"
-                one.sendall(
-                    packet(0x33, text(topic) + b"\x00\x01" + online)
-                    + packet(0x33, text(above) + b"\x00\x02" + capabilities)
-                )
-                waiting -= 1
-
-    def drop(self) -> None:
-        """All connections break at once."""
-        for one in self._sockets.values():
-            one.close()
-        self._sockets.clear()
-
-
 def herd(settings: Settings) -> Figures:
     """2,000 simulated devices that drop and return at once, beside one that works."""
     count = settings.scaled(HERD)
@@ -191,7 +122,7 @@ def herd(settings: Settings) -> Figures:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, count + 1_000)), hard))
     with settings.cluster(devices=1) as cluster, cluster.client() as client:
         warm(client)
-        crowd = Herd(cluster, count)
+        crowd = Herd(int(cluster.broker_url.rpartition(":")[2]), count)
 
         def in_state(state: str) -> int:
             return sum(

@@ -13,13 +13,15 @@ import pytest
 
 from broker.raw_mqtt import Closed, RawMqtt
 from chaos.ground import Ground
-from chaos.work import bulk
-from forage import NotSerializable
+from chaos.herd import Herd
+from chaos.work import append, bulk
+from forage import DeviceLost, NotSerializable
 from forage_wire.topics import Topics
 from integration.engines import ENGINES, MOSQUITTO
 from integration.observing import until
 
 LIMIT_S = 60.0
+HERD = 300
 YEARS_10_S = 10 * 365 * 86_400
 ROLES = ("broker", "controller", "device-1", "device-2")
 TOPICS = Topics()
@@ -180,3 +182,56 @@ def test_the_name_of_a_frozen_device_goes_to_who_takes_it_and_stays_there(
             second.kill()
     ground.heal()
     ground.wait_until_whole(LIMIT_S)
+
+
+# -- a call that kills whoever runs it, and a fleet that falls over -----------------------------------
+
+
+def kill_the_device(path: str) -> None:
+    append(path, "run")
+    # The worker's parent is the zygote, and its parent the agent.
+    agent = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(") ")[2].split()[1]
+    os.kill(int(agent), signal.SIGKILL)
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_call_that_kills_its_devices_ends_with_the_cause(engine: str, tmp_path: Path) -> None:
+    path = tmp_path / "runs"
+    with Ground(engine, tmp_path, devices=3, slots=1) as ground:
+        client = ground.clients[0]
+        innocents = client.submit_all(wall_clock, range(60), [0.02] * 60)
+        poison = client.submit(kill_the_device, str(path))
+
+        def has_ended() -> bool:
+            for role in ground.dead():
+                ground.revive(role)
+            return poison.done()
+
+        until(has_ended, "the end of the call that kills")
+        assert isinstance(poison.exception(), DeviceLost)
+        # Five losses while it was known to run, and a first one that came before anybody knew.
+        assert 3 <= len(path.read_text().split()) <= 6
+        assert [index for index, _ in innocents.results(timeout=LIMIT_S)] == list(range(60))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_many_devices_that_drop_and_return_at_once_are_all_known_again(
+    engine: str, tmp_path: Path
+) -> None:
+    with Ground(engine, tmp_path, devices=1) as ground:
+        client = ground.clients[0]
+        herd = Herd(ground.cluster.broker_port, HERD)
+
+        def online() -> int:
+            return sum(row.state == "online" for row in client.devices())
+
+        herd.arrive()
+        until(lambda: online() == HERD + 1, "all known")
+        batch = client.submit_all(wall_clock, range(50), [0.02] * 50)
+        herd.drop()
+        until(lambda: online() == 1, "all lost")
+        herd.arrive()
+        until(lambda: online() == HERD + 1, "all known again")
+        assert [index for index, _ in batch.results(timeout=LIMIT_S)] == list(range(50))
+        herd.drop()
