@@ -19,6 +19,7 @@ from forage_wire.messages import (
     Outcomes,
     Released,
     Settled,
+    SubmissionRefused,
     Submit,
     Unusable,
 )
@@ -273,3 +274,20 @@ def test_reads_for_a_client_end_with_its_link() -> None:
     desk.answer_loads()
     assert not client.of(Outcomes)
     assert not desk.core._archive._requests
+
+
+def test_an_archive_of_too_many_outcomes_refuses_new_tasks_until_some_are_collected() -> None:
+    desk = Desk(limits=Limits(archive_calls=3)).begin()
+    pi = desk.device("pi1")
+    client = desk.client()
+    task = client.submit(3)
+    for given in pi.assignments[:3]:
+        pi.finish(given)
+    assert desk.core.ledger.archived == 3
+    client.submit(1)
+    (refusal,) = client.of(SubmissionRefused)
+    assert (refusal.reason, "3 outcomes" in refusal.text) == ("full", True)
+    client.collect(task, (0, 3))
+    assert desk.core.ledger.archived == 0
+    client.submit(1)
+    assert len(client.of(SubmissionRefused)) == 1

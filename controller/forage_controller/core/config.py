@@ -52,6 +52,8 @@ class Limits:
     codes_bytes: int = 512 * 1024 * 1024
     """... and stored; those that no task uses go first, then tasks with others are refused."""
     codes: int = 65_536
+    archive_calls: int = 20_000_000
+    """Outcomes that nobody has collected; above: new tasks are refused in words."""
     archive_bytes: int = 1024 * 1024 * 1024
     """Outcomes kept for clients; above: submissions are refused in words."""
     archive_reserve_bytes: int = 64 * 1024 * 1024

@@ -60,8 +60,10 @@ class Ledger:
         self.tasks: dict[str, Task] = {}
         self.released: dict[str, int] = {}
         """Ids of tasks that ended -> when they are forgotten."""
+        self.archived = 0
+        """Outcomes that nobody has collected ..."""
         self.archive_bytes = 0
-        """Of outcomes that nobody has collected."""
+        """... and what they take."""
         self.pages_bytes = 0
         """Of all pages' calls and headers, in memory or not."""
         self.no_room = ""
@@ -155,11 +157,13 @@ class Ledger:
             return
         if self.no_room:
             raise PageRefused("full", f"the controller takes no new tasks: {self.no_room}")
-        if self.archive_bytes >= self._limits.archive_bytes:
+        limits = self._limits
+        if self.archive_bytes >= limits.archive_bytes or self.archived >= limits.archive_calls:
             raise PageRefused(
                 "full",
-                f"the controller's archive is full ({self.archive_bytes} bytes of outcomes nobody "
-                "has collected): collect or cancel earlier tasks, then submit again",
+                f"the controller's archive is full ({self.archived} outcomes of "
+                f"{self.archive_bytes} bytes that nobody has collected): collect or cancel "
+                "earlier tasks, then submit again",
             )
         if not self._codes.has_room_for(header.function):
             raise PageRefused(
@@ -307,6 +311,7 @@ class Ledger:
         if freed:
             share = task.archive_bytes * freed // max(freed, task.archived)
             task.archived -= freed
+            self.archived -= freed
             task.archive_bytes -= share
             self.archive_bytes -= share
         if task.checkpoints:
@@ -342,6 +347,7 @@ class Ledger:
             self._pages.drop(page)
             self.pages_bytes -= page.calls_bytes + len(page.header_bytes)
         task.aside.clear()
+        self.archived -= task.archived
         self.archive_bytes -= task.archive_bytes
         self.tell_released(task.client, task.id)
         self.released[task.id] = now_ms + self._limits.keep_ms

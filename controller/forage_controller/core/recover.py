@@ -100,6 +100,7 @@ def _task(row: RecoveredTask, clients: Clients, ledger: Ledger) -> None:
         for gap_low, gap_high in task.collected.missing(low, high)
     )
     task.archive_bytes = row.archive_bytes
+    ledger.archived += task.archived
     ledger.archive_bytes += row.archive_bytes
     ledger.add_task(task, header)
     if task.replicas > 1:

@@ -294,6 +294,7 @@ class Settlement:
         task.archived += calls
         task.archive_bytes += data_bytes
         self._ledger.settled += calls
+        self._ledger.archived += calls
         self._ledger.archive_bytes += data_bytes
         self._ledger.dirty[task.id] = task
 
