@@ -16,7 +16,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _NAMES = (
     *("device", "requires", "retries", "timeout_s", "wait_s", "priority", "at_most_once"),
-    *("replicas", "quorum"),
+    *("replicas", "quorum", "backoff_s", "deadline_s", "exclusive", "lease_s", "clones"),
 )
 
 
@@ -38,6 +38,21 @@ def submission_flags(command: _Command) -> _Command:
         click.option("--priority", type=int, metavar="N", help="-100 to 100; higher goes first."),
         click.option("--at-most-once", is_flag=True, help="Never run again what may have started."),
         click.option(
+            "--backoff-s", type=float, metavar="S", help="Before a first retry; then twice that."
+        ),
+        click.option(
+            "--deadline-s", type=float, metavar="S", help="End what has not ended so long after."
+        ),
+        click.option("--exclusive", is_flag=True, help="Never two attempts of a call at a time."),
+        click.option(
+            "--lease-s", type=float, metavar="S", help="How long without the controller; 15."
+        ),
+        click.option(
+            "--clones/--no-clones",
+            default=None,
+            help="Whether a call that takes long may get a second attempt; it may.",
+        ),
+        click.option(
             "--replicas",
             type=int,
             metavar="N",
@@ -58,7 +73,9 @@ def with_options(client: "Client", flags: dict[str, Any]) -> "Client":
     given: dict[str, Any] = {}
     for name in _NAMES:
         value = flags.get(name)
-        if value not in (None, (), False):
+        # Not by equality: 0 is a value, and equal to False.
+        is_given = value is not None and value != () and (value is not False or name == "clones")
+        if is_given:
             given[name] = list(value) if isinstance(value, tuple) else value
     with usage_errors():
         return client.options(**given)
