@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from forage.agreement import Vote
 from forage.core.client import ClientCore
-from forage.core.commands import AnswerReceived, RefuseTask, ResolveCalls
+from forage.core.commands import AnswerReceived, RefuseTask, ReplicasEnded, ResolveCalls
 from forage.core.events import (
     AttachAsked,
     CallsCancelled,
+    CallsDecided,
     CallsSubmitted,
     QueryAsked,
     TaskOpened,
@@ -38,7 +40,7 @@ from forage_sim.process import Machine, Process
 from forage_sim.workload import AttachSpec, ClientSpec, QuerySpec, TaskSpec
 from forage_wire.io import Publish
 from forage_wire.messages import DeviceCapabilities
-from forage_wire.ranges import Ranges
+from forage_wire.ranges import Ranges, RangeSet
 
 if TYPE_CHECKING:
     from forage_sim.world import World
@@ -289,7 +291,14 @@ class ClientProcess(Process):
         if self.alive and spec.task < len(submitted):
             task = submitted[spec.task]
             self._node.wanted[task] = None
-            self.put(AttachAsked(task=task, calls=len(self.world.tasks[task].calls)))
+            calls = len(self.world.tasks[task].calls)
+            replicas = self.world.tasks[task].options.replicas
+            # As the controller would say it, or not at all before it knows.
+            blocks = self.world.blocks.get(task, ())
+            if replicas > 1 and not blocks:
+                del self._node.wanted[task]
+                return
+            self.put(AttachAsked(task=task, calls=calls, replicas=replicas, blocks=blocks))
 
     def ask(self, number: int, spec: QuerySpec) -> None:
         """The user has a question."""
@@ -309,9 +318,17 @@ class ClientProcess(Process):
         if isinstance(event, CallsCancelled):
             self._node.note_cancelled(event.task, event.ranges)
         commands: list[Any] = list(self._core.handle(event, now_ms))
+        if isinstance(event, CallsSubmitted) and event.last:
+            record = self._core.tasks.get(event.task)
+            if record is not None and record.layout is not None:
+                self.world.blocks[event.task] = record.layout.firsts
         for command in commands:
             if isinstance(command, ResolveCalls):
                 self._node.resolve(self, command)
+            elif isinstance(command, ReplicasEnded):
+                decided = self._node.vote(self, command)
+                if decided:
+                    self.put(CallsDecided(task=command.task, ranges=decided))
             elif isinstance(command, RefuseTask):
                 self._node.refuse(self, command)
             elif isinstance(command, AnswerReceived):
@@ -344,6 +361,8 @@ class ClientNode(Node):
         self.cancelled: dict[tuple[str, int], None] = {}
         """Of those, the ones that its user cancelled."""
         self.unanswered: dict[int, None] = {}
+        self.votes: dict[tuple[str, int], Vote] = {}
+        """On calls with replicas that are not decided."""
 
     def make(self) -> ClientProcess:
         return ClientProcess(self)
@@ -376,6 +395,33 @@ class ClientNode(Node):
             self.ended[command.task, index] = None
             self.world.watch.resolved(process, command.task, index, item)
 
+    def vote(self, process: ClientProcess, command: ReplicasEnded) -> Ranges:
+        """Replicas have outcomes: which calls are decided by them."""
+        decided = RangeSet()
+        spec = self.world.tasks[command.task].options
+        for call, item in command.rows:
+            name = (command.task, call)
+            if name in self.ended:
+                continue
+            quorum = spec.quorum or spec.replicas // 2 + 1
+            vote = self.votes.setdefault(name, Vote("", spec.replicas, quorum, None))
+            made = None if command.device else _NoVote(item)
+            decision = vote.add(command.device, None if made else item, made)
+            if decision is None:
+                continue
+            outcome: Any = decision.value
+            if isinstance(decision.error, _NoVote):
+                outcome = decision.error.args[0]
+            elif decision.error is not None:
+                outcome = {"reason": "no-quorum", "message": str(decision.error)}
+            else:
+                self.world.watch.decided(process, *name, decision.replicas.agreed)
+            del self.votes[name]
+            self.ended[name] = None
+            decided.add(call, call + 1)
+            self.world.watch.resolved(process, *name, outcome)
+        return decided.freeze()
+
     def refuse(self, process: ClientProcess, command: RefuseTask) -> None:
         """The controller does not take a task, or has it no longer."""
         for low, high in command.ranges:
@@ -391,6 +437,10 @@ class ClientNode(Node):
                 if (task, index) not in self.ended:
                     self.ended[task, index] = None
                     self.cancelled[task, index] = None
+
+
+class _NoVote(Exception):
+    """An outcome that the controller made."""
 
 
 def _base_32(number: int) -> str:

@@ -53,6 +53,12 @@ class GivenOut:
         """The task's id."""
         return self.header.task
 
+    def call_of(self, index: int) -> int:
+        """The user's call that a run of it is for: with replicas, not every run has its own."""
+        header = self.header
+        base = header.first - header.replica * header.n
+        return base // header.options.replicas + index - header.first
+
 
 @dataclass(slots=True)
 class Run:
@@ -92,6 +98,7 @@ class Watch:
         self._sent: list[Callable[[Process, ParsedTopic, Linked], None]] = []
         self._started: list[Callable[[Run, bytes], None]] = []
         self._resolved: list[Callable[[Process, str, int, object], None]] = []
+        self._decided: list[Callable[[Process, str, int, tuple[str, ...]], None]] = []
         self._saved: list[Callable[[StoredState, Operation], None]] = []
         self.assigned_in: dict[bytes, tuple[int, ...]] = {}
         """Payload -> assignments that it brings (of parts: each brings all)."""
@@ -107,6 +114,7 @@ class Watch:
                 ("resolved", self._resolved),
                 ("event", self._event),
                 ("saved", self._saved),
+                ("decided", self._decided),
             ):
                 if getattr(type(oracle), name) is not getattr(Oracle, name):
                     listeners.append(getattr(oracle, name))
@@ -174,7 +182,7 @@ class Watch:
             raise AssertionError(f"{process.name} runs assignment {assignment} that nobody made")
         at_ms = process.world.clock.now_ms
         run = Run(process, process.session, assignment, given.task, index, at_ms, checkpoint)
-        self.runs.setdefault((given.task, index), []).append(run)
+        self.runs.setdefault((given.task, given.call_of(index)), []).append(run)
         for listener in self._started:
             listener(run, body)
         return run
@@ -183,6 +191,11 @@ class Watch:
         """A client's core gives a call's outcome to its caller."""
         for listener in self._resolved:
             listener(process, task, index, item)
+
+    def decided(self, process: "Process", task: str, call: int, devices: tuple[str, ...]) -> None:
+        """A client takes a call with replicas for decided."""
+        for listener in self._decided:
+            listener(process, task, call, devices)
 
     def _assemble(
         self, process: "Process", publish: Publish, part: Part, payloads: list[bytes]

@@ -158,7 +158,9 @@ class Worker:
         running = self._running
         if running is not None:
             task = self._workers.task_of(running.assignment)
-            self._workers.process.world.watch.killed[task, running.index] += 1
+            watch = self._workers.process.world.watch
+            call = watch.given_out[running.assignment].call_of(running.index)
+            watch.killed[task, call] += 1
         self._workers.gone(self)
         self._workers.tell(
             WorkerExited(

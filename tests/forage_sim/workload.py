@@ -214,11 +214,43 @@ def draw_task(random: Random, nonce: int, until_ms: int) -> TaskSpec:
     )
 
 
+def draw_replicated(nonce: int, until_ms: int) -> list[TaskSpec]:
+    """For a few clients, a task whose calls run on several devices.
+
+    Drawn apart from all else, so that worlds without one stay what they were.
+    """
+    random = Random(f"replicas {nonce} {until_ms}")
+    if random.random() > 0.2:
+        return []
+    count = random.choice((1, 2, 5, 12, 40))
+    slowest_ms = random.choice((1, 20, 300))
+    replicas = random.choice((2, 3, 3, 4))
+    return [
+        TaskSpec(
+            at_ms=random.randint(0, until_ms),
+            function="f",
+            calls=tuple(
+                CallSpec(
+                    nonce=nonce * 1_000 + 500 + index,
+                    run_ms=random.randint(0, slowest_ms),
+                    pad_bytes=3_000 if random.random() < 0.1 else 0,
+                )
+                for index in range(count)
+            ),
+            first_calls=random.choice((0, count // 2)),
+            options=Options(replicas=replicas, quorum=random.randint(0, replicas), wait_ms=20_000),
+            settle="controller",
+            cancels=((random.randint(0, 500), 0, True),) if random.random() < 0.2 else (),
+        )
+    ]
+
+
 def draw_client(random: Random, at: int, clients: int, until_ms: int) -> ClientSpec:
     """What client number `at` of several does."""
     tasks = [
         draw_task(random, 10 * at + number, until_ms) for number in range(1, random.randint(2, 4))
     ]
+    tasks += draw_replicated(tasks[0].calls[0].nonce, tasks[0].at_ms + until_ms)
     attaches = []
     if clients > 1 and random.random() < 0.5:
         attaches.append(

@@ -78,6 +78,8 @@ class World:
         """Every task that was submitted ..."""
         self.submitted_ms: dict[str, int] = {}
         """... and when."""
+        self.blocks: dict[str, tuple[int, ...]] = {}
+        """Of those with replicas, once all is submitted: the first call of each block."""
         limits = (
             Limits(page_cache_bytes=200, code_cache_bytes=10) if plan.small_caches else Limits()
         )

@@ -346,7 +346,8 @@ class Ledger:
                 self._backlog.discard(page, page.first, page.end)
             self._pages.drop(page)
             self.pages_bytes -= page.calls_bytes + len(page.header_bytes)
-        task.aside.clear()
+        if task.aside:
+            task.aside.clear()
         self.archived -= task.archived
         self.archive_bytes -= task.archive_bytes
         self.tell_released(task.client, task.id)

@@ -45,6 +45,9 @@ class Oracle:
     def resolved(self, process: "Process", task: str, index: int, item: object) -> None:
         """A client's core gives a call's outcome to its caller."""
 
+    def decided(self, process: "Process", task: str, call: int, devices: tuple[str, ...]) -> None:
+        """A client takes a call with replicas for decided, by the outcomes of these devices."""
+
     def event(self, process: "Process", event: Any) -> None:
         """A process hands an event of its connection to its core."""
 

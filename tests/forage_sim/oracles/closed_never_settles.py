@@ -21,7 +21,11 @@ class ClosedNeverSettles(Oracle):
     )
 
     def resolved(self, process: "Process", task: str, index: int, item: object) -> None:
-        if self.world.tasks[task].settle != "controller" or not isinstance(item, list):
+        spec = self.world.tasks[task]
+        if spec.settle != "controller" or not isinstance(item, list):
+            return
+        if spec.options.replicas > 1:
+            # Of which runs it was made is `DevicesVoteOnce`'s affair.
             return
         state = self.world.disk.state
         stored = state.tasks.get(task)

@@ -117,6 +117,9 @@ class OneRightOutcome(Oracle):
             case "data-lost" | "refused data-lost" | "refused unknown":
                 # What its owner has collected, or cancelled, may be gone for whoever attaches.
                 legal = not is_owner
+            case "no-device" | "no-quorum":
+                # A fleet with fewer devices than that, or a run of it that ended without a value.
+                legal = options.replicas > 1
             case _:
                 legal = False
         if not legal:

@@ -66,5 +66,5 @@ class StartedOnce(Oracle):
         if given.session.partition("-")[0] != run.process.start_part:
             raise self.broken(f"{where}, which was for another start ({given.session})")
         spec = self.world.tasks[run.task]
-        if spec.calls[run.index].body() != body:
+        if spec.calls[given.call_of(run.index)].body() != body:
             raise self.broken(f"{where} with the bytes of another call")
