@@ -125,7 +125,6 @@ CONTROLLER_MUTANTS = (
         old="if kept_of is not None and checkpoint.index not in kept_of.done:",
         new="if False:",
         oracles=("OwnCheckpoint",),
-        quick=True,
     ),
     Mutant(
         name="calls with checkpoints go out among others",
