@@ -73,7 +73,7 @@ def test_numbers_in_the_protocols_page_are_the_limits() -> None:
         f"after {limits.WAIT_MS_DEFAULT // 1000} s without any",
         f"| {limits.PACKET_BYTES_MAX // 1024} KiB, or less where an end announces less "
         f"({limits.PACKET_BYTES_MIN // 1024} KiB at least) |",
-        f"one outcome's value | {limits.CALL_BYTES_MAX // 2**20} MiB |",
+        f"one outcome's value, one checkpoint | {limits.CALL_BYTES_MAX // 2**20} MiB |",
         f"unfinished ones at a receiver | {limits.UNFINISHED_PART_BYTES_MAX // 2**20} MiB |",
         f"ranges in one list | {limits.LIST_ITEMS_MAX:,} (",
     ):
