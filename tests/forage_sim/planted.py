@@ -284,7 +284,6 @@ CONTROLLER_MUTANTS = (
         old="        task.counters[index] = counters\n",
         new="",
         oracles=("OneRightOutcome", "EveryCallEnds", "AcknowledgedSettled"),
-        quick=True,
     ),
     Mutant(
         name="an at_most_once call of a lost device is run again",
@@ -439,7 +438,6 @@ AGENT_MUTANTS = (
             "EveryCallEnds",
             "AcknowledgedSettled",
         ),
-        quick=True,
     ),
     Mutant(
         name="one try less than the task allows",
@@ -549,7 +547,6 @@ WIRE_MUTANTS = (
         old="        if message.n <= self._received:\n            return []",
         new="        if message.n < self._received:\n            return []",
         oracles=("EveryCallEnds", "NothingLeft", "StartedOnce", "AcknowledgedSettled", "core"),
-        quick=True,
     ),
     Mutant(
         name="a gap in the numbers is not noticed",
