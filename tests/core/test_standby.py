@@ -293,6 +293,32 @@ def test_without_a_broker_it_takes_nothing_over() -> None:
     assert not pair.standby.taken
 
 
+def test_one_whose_copy_may_be_old_waits_longer_for_the_controller_that_has_all() -> None:
+    pair = Pair(detect_ms=1_000).begin()
+    pair.part()
+    pair.active.client().submit(1)
+    pair.active.run()
+    pair.active.snapshots_fail = "the disk is full"
+    pair.join(counter=2)
+    pair.advance(100)
+    pair.is_frozen = True
+    pair.hear(*presence("lost"))
+    pair.advance(20_000)
+    assert not pair.standby.taken
+    pair.advance(11_000)
+    assert pair.standby.taken, "nobody else came"
+
+
+def test_one_that_stood_still_itself_does_not_take_over_with_what_it_had_before() -> None:
+    pair = Pair(detect_ms=1_000).begin()
+    pair.advance(5_000)
+    pair.standby.core.next_wakeup_ms()
+    pair.active.now_ms += 10_000
+    pair.is_frozen = True
+    pair.advance(20_000)
+    assert not pair.standby.taken
+
+
 def test_one_that_never_had_a_copy_says_so_and_waits() -> None:
     pair = Pair(detect_ms=1_000)
     pair.active.begin()
@@ -399,7 +425,7 @@ def test_one_that_is_refused_asks_first_and_is_fenced_by_the_answer() -> None:
     assert desk.presence[-1] == "starting"
     desk.publish(*presence("active", epoch=2, session=f"{START}-2", name="attic"))
     desk.run()
-    desk.advance(500)
+    desk.advance(3_000)
     assert desk.exits[0].reason.startswith("fenced")
     assert desk.core.epoch == 1, "it took no other"
 
@@ -410,10 +436,10 @@ def test_one_that_asks_assigns_nothing_until_it_knows() -> None:
     other = desk.device("pi2")
     refusal(desk, "pi1")
     desk.client().submit(1)
-    desk.advance(100)
+    desk.advance(1_900)
     assert not pi.assignments
     assert not other.assignments
-    desk.advance(100)
+    desk.advance(200)
     assert desk.core.epoch == 3
     assert pi.assignments or other.assignments
 
@@ -424,7 +450,7 @@ def test_one_that_was_away_asks_when_the_broker_has_a_higher_one_as_active() -> 
     desk.publish(topic, payload, retain=True)
     desk.run()
     assert desk.presence[-1] == "starting"
-    desk.advance(200)
+    desk.advance(2_100)
     assert desk.core.epoch == 8, "nobody answered: that one is gone"
 
 

@@ -5,11 +5,19 @@ Loads never wait for a commit: they see everything that was handed over before t
 not. That the real store means the same by every operation is held by a differential test.
 """
 
+import pickle
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from random import Random
 
+from forage_controller.core.feed import (
+    CloseSnapshot,
+    OpenSnapshot,
+    ReadSnapshot,
+    SnapshotOpened,
+    SnapshotRead,
+)
 from forage_controller.core.operations import (
     ClosedAssignment,
     CodeLoaded,
@@ -46,9 +54,18 @@ from forage_wire.ranges import Ranges, RangeSet
 
 __all__ = ["Disk", "DiskAnswer", "StoredState", "StoredTask"]
 
-DiskAnswer = SaveCommitted | SaveFailed | PageLoaded | CodeLoaded | OutcomesLoaded
+DiskAnswer = (
+    SaveCommitted
+    | SaveFailed
+    | PageLoaded
+    | CodeLoaded
+    | OutcomesLoaded
+    | SnapshotOpened
+    | SnapshotRead
+)
 ANSWER_BYTES_MAX = 1024 * 1024
 LOAD_MS_MAX = 5
+COPY_MS_MAX = 50
 
 
 @dataclass(slots=True)
@@ -278,6 +295,7 @@ class Disk:
         clock: The world's time.
         commit_ms_max: A commit takes 1 to this long.
         watch: Told of each operation before it is applied, with what loads see then.
+        name: Of its machine, where there are several whose states are compared.
     """
 
     def __init__(
@@ -285,10 +303,21 @@ class Disk:
         clock: Clock,
         commit_ms_max: int = 5,
         watch: Callable[[StoredState, Operation], None] | None = None,
+        name: str = "",
     ) -> None:
         self._watch = watch
         self._clock = clock
-        self._random: Random = clock.stream("disk")
+        self._random: Random = clock.stream(f"disk/{name}" if name else "disk")
+        self.fingerprints: dict[str, int] | None = {} if name else None
+        """Of every committed state that it has been in: when it last was, counted in commits."""
+        self.since: dict[int, int] = {}
+        """The same for each save of the present start."""
+        self._to_copy: tuple[int, int] | None = None
+        """A snapshot that was asked for, and the save that it must hold."""
+        self._copy = b""
+        self._handed = 0
+        self._committed = 0
+        self._states = 0
         self.commit_ms_max = commit_ms_max
         self.state = StoredState()
         """What is committed."""
@@ -315,15 +344,52 @@ class Disk:
         self._start += 1
         self._broken = False
         self._view = deepcopy(self.state)
+        self._handed = self._committed = 0
+        self._to_copy = None
+        self.since = {}
+        self._note_state()
         return self.state.recover()
 
-    def request(self, request: Save | Load) -> None:
+    def fingerprint(self) -> str:
+        """What is committed, as a text."""
+        archives = [
+            (name, [(row.assignment, row.settled) for row in task.archive])
+            for name, task in self.state.tasks.items()
+        ]
+        return repr((self.state.recover(), archives))
+
+    def _note_state(self) -> None:
+        if self.fingerprints is not None:
+            self._states += 1
+            self.fingerprints[self.fingerprint()] = self.since[self._committed] = self._states
+
+    def install(self, data: bytes) -> None:
+        """Another machine's committed state takes the place of ours."""
+        self.state = pickle.loads(data)
+        self._view = deepcopy(self.state)
+        self._group, self._line = [], []
+        self._start += 1
+        self._note_state()
+
+    def request(self, request: Save | Load | OpenSnapshot | ReadSnapshot | CloseSnapshot) -> None:
         """Take an order; its answer comes later."""
         if self._broken:
+            return
+        if isinstance(request, OpenSnapshot):
+            self._to_copy = (request.request, self._handed)
+            self._later(1, self._make_copy)
+            return
+        if isinstance(request, ReadSnapshot):
+            piece = self._copy[request.offset : request.offset + request.length]
+            found = SnapshotRead(request=request.request, offset=request.offset, data=piece)
+            self._later(1, lambda: self._tell(found))
+            return
+        if isinstance(request, CloseSnapshot):
             return
         if not isinstance(request, Save):
             self._load(request)
             return
+        self._handed = request.number
         for operation in request.operations:
             if self._watch is not None:
                 self._watch(self._view, operation)
@@ -358,8 +424,19 @@ class Disk:
                 self.state.apply(operation)
         number = self._group[-1].number
         self.commits += 1
+        self._committed = number
         self._group = []
+        self._note_state()
         return number
+
+    def _make_copy(self) -> None:
+        """The snapshot, once it holds all that was handed over before it was asked for."""
+        if self._to_copy is None or self._to_copy[1] > self._committed:
+            return
+        (request, _save), self._to_copy = self._to_copy, None
+        self._copy = pickle.dumps(self.state)
+        opened = SnapshotOpened(request=request, position=self._committed, size=len(self._copy))
+        self._later(self._random.randint(1, COPY_MS_MAX), lambda: self._tell(opened))
 
     def _finish(self) -> None:
         if self._failing:
@@ -369,6 +446,7 @@ class Disk:
             self._tell(SaveFailed(reason="disk full"))
             return
         self._tell(SaveCommitted(number=self._commit()))
+        self._make_copy()
         if self._line:
             self._begin()
 

@@ -95,14 +95,16 @@ def _hunt_here(mutant: Mutant, first: int, seeds: int) -> Found:
     planting = _Planting(mutant)
     sys.meta_path.insert(0, planting)
     # Only now: what is loaded before is loaded as it is.
+    from forage_sim.standing_by import run_pair
     from forage_sim.world import SimulationFailed, run
 
+    run_one = run_pair if mutant.world == "pair" else run
     if not planting.is_loaded:
         raise MutantText(f"the mutant {mutant.name!r} is in a module that no core loads")
     began = time.monotonic()
     for seed in range(first, first + seeds):
         try:
-            run(seed, lines=0)
+            run_one(seed, lines=0)
         except SimulationFailed as failure:
             sentence = str(failure).split("\n", 1)[0]
             oracle = ORACLE.search(sentence)

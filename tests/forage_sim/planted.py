@@ -16,6 +16,8 @@ class Mutant:
     new: str
     oracles: tuple[str, ...]
     """Any of these may be the first to see it; `core` is a core's own assertion or exception."""
+    world: str = ""
+    """`pair`: the one of two controllers; else the ordinary one."""
     quick: bool = False
     """Whether a few hundred seeds find it, so that the slow tests try it each time."""
 
@@ -24,6 +26,52 @@ CONTROLLER = "controller/forage_controller/core/"
 AGENT = "agent/forage_agent/core/"
 CLIENT = "sdk/forage/core/"
 WIRE = "schemas/forage_wire/"
+
+PAIR_MUTANTS = (
+    Mutant(
+        name="a device obeys a controller that was fenced",
+        file=AGENT + "controllers.py",
+        old="if message.epoch < max(1, self.epoch):",
+        new="if message.epoch < 1:",
+        oracles=("OneObeyed",),
+        world="pair",
+    ),
+    Mutant(
+        name="a take-over goes on under the epoch of before",
+        file=CONTROLLER + "controller.py",
+        old="self.epoch = max(self.epoch, self._epoch_seen) + 1",
+        new="self.epoch = max(1, self.epoch, self._epoch_seen)",
+        oracles=("OneObeyed", "EveryCallEnds", "NothingLeft", "core"),
+        world="pair",
+        quick=True,
+    ),
+    Mutant(
+        name="groups that were committed while the copy was made are left out",
+        file=CONTROLLER + "replicas.py",
+        old="while one.groups and one.groups[0].position <= event.position:",
+        new="while one.groups:",
+        oracles=("CopyIsTrue",),
+        world="pair",
+    ),
+    Mutant(
+        name="a standby says that it has what it has not committed",
+        file=CONTROLLER + "following.py",
+        old="while self._saving and self._saving[0][0] <= number:",
+        new="while self._saving:",
+        oracles=("CopyIsTrue",),
+        world="pair",
+        quick=True,
+    ),
+    Mutant(
+        name="groups are sent before they are committed",
+        file=CONTROLLER + "replicas.py",
+        old="while self._uncommitted and self._uncommitted[0].position <= number:",
+        new="while self._uncommitted:",
+        oracles=("CopyIsTrue",),
+        world="pair",
+        quick=True,
+    ),
+)
 
 CONTROLLER_MUTANTS = (
     Mutant(
@@ -589,4 +637,4 @@ WIRE_MUTANTS = (
     ),
 )
 
-MUTANTS = CONTROLLER_MUTANTS + AGENT_MUTANTS + CLIENT_MUTANTS + WIRE_MUTANTS
+MUTANTS = PAIR_MUTANTS + CONTROLLER_MUTANTS + AGENT_MUTANTS + CLIENT_MUTANTS + WIRE_MUTANTS

@@ -74,6 +74,8 @@ class World:
         self.disk = Disk(self.clock, plan.commit_ms_max, self.watch.saved)
         self.worker_death = 0.0
         self.is_healing = False
+        self.may_lose = False
+        """Whether a machine may take with it what was acknowledged, to be told so in words."""
         self.tasks: dict[str, TaskSpec] = {}
         """Every task that was submitted ..."""
         self.submitted_ms: dict[str, int] = {}
@@ -209,6 +211,10 @@ class World:
         self.clock.run_until(time_ms)
         if self.clock.steps > STEPS_MAX:
             raise AssertionError(f"more than {STEPS_MAX} steps: something never comes to rest")
+
+    def ruling(self) -> list[ControllerNode]:
+        """The machines whose controller rules."""
+        return [node for node in self.controllers if node.running]
 
     def unfinished(self) -> tuple[Oracle, list[str]] | None:
         """The first statement about the end that is not true yet, and what of it; None: all are."""

@@ -39,6 +39,9 @@ class Limits:
     """How long a device's assignment of an unknown task waits for its client's page."""
     start_wait_ms: int = 150
     """How long a starting controller listens for another one."""
+    doubt_wait_ms: int = 2_000
+    """How long one that may have been fenced listens: what says so may be slow, and to be wrong is to
+    take the fleet back with an older store."""
     starting_messages: int = 10_000
     """Messages kept while starting; more are dropped (their senders repeat)."""
     starting_bytes: int = 16 * 1024 * 1024

@@ -7,17 +7,19 @@ any it has stored, heard or been refused with, and is committed before the first
 """
 
 import random
+from functools import partial
 from typing import assert_never
 
 from forage_controller.core.archive import Archive
 from forage_controller.core.assignments import Assignments
-from forage_controller.core.backlog import Backlog, Pending
+from forage_controller.core.backlog import Backlog
 from forage_controller.core.clients import Clients
 from forage_controller.core.codes import CodeShelf
 from forage_controller.core.commands import Command, Event
 from forage_controller.core.config import CoreConfig
 from forage_controller.core.deadlines import Deadlines
 from forage_controller.core.dispatch import Dispatcher
+from forage_controller.core.early import Early
 from forage_controller.core.effects import Effects
 from forage_controller.core.feasible import why_not
 from forage_controller.core.feed import SnapshotFailed, SnapshotOpened, SnapshotRead
@@ -40,6 +42,7 @@ from forage_controller.core.operations import (
     StoreFull,
     StoreHasRoom,
 )
+from forage_controller.core.our_word import our_presence, sender_of
 from forage_controller.core.pages import PageCache
 from forage_controller.core.queries import Queries
 from forage_controller.core.reconcile import Reconciler
@@ -50,7 +53,8 @@ from forage_controller.core.settlement import Settlement
 from forage_controller.core.siblings import Siblings
 from forage_controller.core.starvation import Starvation
 from forage_controller.core.state import Device
-from forage_wire.codec import decode, encode_json
+from forage_controller.core.unfit import end_unfit
+from forage_wire.codec import decode
 from forage_wire.errors import DecodeError
 from forage_wire.ignored import KEYS_IGNORED
 from forage_wire.io import (
@@ -61,15 +65,14 @@ from forage_wire.io import (
     Publish,
     PublishAcknowledged,
 )
-from forage_wire.limits import PROTOCOL_MAJOR, PROTOCOL_MINOR
 from forage_wire.messages import ControllerPresence, Header
-from forage_wire.system_errors import NO_DEVICE, REFUSED
-from forage_wire.topics import ParsedTopic, Topics
+from forage_wire.topics import Topics
 
 __all__ = ["ControllerCore"]
 
 _EXPIRE_EVERY_MS = 60_000
 _SHOW_EVERY_MS = 1_000
+_RIVAL_EVERY_MS = 5_000
 
 
 class ControllerCore:
@@ -101,19 +104,22 @@ class ControllerCore:
         self._connected = False
         self._active = False
         self.epoch = recovered.epoch
+        self._epoch_shown = recovered.epoch
+        """The last that is committed: nobody is to hear of one that may never have been."""
         self._epoch_seen = recovered.epoch
         self._epoch_pending = False
         self._decide_ms: int | None = None
         self._doubt = ""
         """Why another may rule in our place, until we have asked on the bus whether it does."""
-        self._early: list[MessageReceived] = []
-        self._early_bytes = 0
+        self._early = Early(config.limits)
         self._exiting = False
         self._wanted_ms: int | None = None
         self._expire_ms: int | None = None
         self._shown_ms = 0
         self._show_again = False
         """Whether somebody may not know that we are active."""
+        self._rivals: dict[str, None] = {}
+        """Other controllers whose last word is that they are active: they are told again."""
 
         self.effects = effects = Effects(synchronous=config.synchronous)
         self._links = Links(effects)
@@ -195,7 +201,7 @@ class ControllerCore:
             self.siblings,
             self.fleet.devices,
             self.fleet.detect_ms,
-            self._unfit,
+            partial(end_unfit, self.settlement),
             self.ledger.checkpoints.drop,
         )
         self._starvation = Starvation(self.backlog, self.settlement, self.fleet, effects)
@@ -264,7 +270,7 @@ class ControllerCore:
             case MessageReceived():
                 self._on_message(event, now_ms)
                 if KEYS_IGNORED:
-                    self.effects.note_ignored(_sender_of(self.topics.parse(event.topic)))
+                    self.effects.note_ignored(sender_of(self.topics.parse(event.topic)))
             case BatchEnded():
                 self._on_batch_end(now_ms)
             case SaveCommitted():
@@ -322,6 +328,7 @@ class ControllerCore:
                 self._unheard_until_ms,
                 self._expire_ms,
                 self._shown_ms + _SHOW_EVERY_MS if self._show_again else None,
+                self._shown_ms + _RIVAL_EVERY_MS if self._rivals else None,
             ]
         known = [due for due in dues if due is not None]
         self._wanted_ms = min(known) if known else None
@@ -335,19 +342,13 @@ class ControllerCore:
         return self._active and self._connected and self._decide_ms is None
 
     def _presence(self, state: str, session: str) -> Publish:
-        document = ControllerPresence(
-            state=state,
-            # Nobody is shown an epoch to obey that a crash could take back.
-            epoch=self.assignments.epoch if state == "active" else self.epoch,
-            session=session,
-            protocol=f"{PROTOCOL_MAJOR}.{PROTOCOL_MINOR}",
-            reconnect_spread_ms=self.fleet.spread_ms(),
-            software=self._config.software,
-        )
-        return Publish(
-            topic=self.topics.controller_presence(self._config.name),
-            payload=encode_json(document),
-            retain=True,
+        return our_presence(
+            self._config,
+            self.topics,
+            state,
+            session,
+            epoch=self._epoch_shown,
+            spread_ms=self.fleet.spread_ms(),
         )
 
     def _on_connected(self, event: Connected, now_ms: int) -> None:
@@ -363,8 +364,7 @@ class ControllerCore:
         self._connected = False
         self._decide_ms = None
         self._doubt = ""
-        self._early.clear()
-        self._early_bytes = 0
+        self._early.take()
         self.fleet.disconnected()
         self.clients.disconnected()
         self.replicas.disconnected()
@@ -378,7 +378,7 @@ class ControllerCore:
         self.effects.note("warning", f"{self._doubt}; asking whether another controller rules")
         self._doubt = ""
         self.effects.command(self._presence("starting", self._session))
-        self._decide_ms = now_ms + self._config.limits.start_wait_ms
+        self._decide_ms = now_ms + self._config.limits.doubt_wait_ms
 
     def _decide(self) -> None:
         """Nobody else has spoken: take the next epoch, and rule once it is committed."""
@@ -396,7 +396,7 @@ class ControllerCore:
         self._epoch_pending = False
         # It may be that of a connection before: there is nothing left to decide on this one.
         self._decide_ms = None
-        self.assignments.epoch = self.epoch
+        self.assignments.epoch = self._epoch_shown = self.epoch
         if self._active:
             self.effects.command(self._presence("active", self._session))
             self.clients.new_epoch(self.epoch)
@@ -421,9 +421,7 @@ class ControllerCore:
             self._unheard_until_ms = (
                 now_ms + self.fleet.spread_ms() + self._config.limits.first_suspicion_ms
             )
-        early, self._early = self._early, []
-        self._early_bytes = 0
-        for message in early:
+        for message in self._early.take():
             self._on_message(message, now_ms)
 
     def _refused_epoch(self, device: Device, bound: int, holder: str) -> None:
@@ -445,6 +443,9 @@ class ControllerCore:
         if self._exiting:
             return
         other = f"controller {name} (session {presence.session})"
+        self._rivals.pop(name, None)
+        if presence.state == "active":
+            self._rivals[name] = None
         if retain:
             if self._active and presence.state == "active" and presence.epoch > self.epoch:
                 self._doubt = f"{other} was active with epoch {presence.epoch} above {self.epoch}"
@@ -492,13 +493,7 @@ class ControllerCore:
                 self._on_controller(parsed.controller, presence, event.retain)
             return
         if not self._active or not self._connected:
-            limits = self._config.limits
-            if (
-                len(self._early) < limits.starting_messages
-                and self._early_bytes + len(event.payload) <= limits.starting_bytes
-            ):
-                self._early.append(event)
-                self._early_bytes += len(event.payload)
+            self._early.keep(event)
             return
         if parsed.branch == "replica":
             self._on_replica(parsed.controller, event.payload, now_ms)
@@ -544,6 +539,7 @@ class ControllerCore:
         # Our word of being active was lost on the way to a client: nothing else leads it here.
         self._show_again |= self.clients.stranger
         self.clients.stranger = False
+        self._show_again |= bool(self._rivals) and now_ms >= self._shown_ms + _RIVAL_EVERY_MS
         if self._show_again and now_ms >= self._shown_ms + _SHOW_EVERY_MS:
             self._shown_ms = now_ms
             self._show_again = False
@@ -601,20 +597,3 @@ class ControllerCore:
             name not in names and not why_not(device, header)
             for name, device in self.fleet.devices.items()
         )
-
-    def _unfit(self, pending: Pending, reason: str, why: str, now_ms: int) -> None:
-        """End calls that no device can ever be given."""
-        ranges = ((pending.low, pending.high),)
-        if reason == "no-device":
-            text = f"no device can take this call: {why}"
-            self.settlement.make_outcomes(pending.task, ranges, reason, NO_DEVICE, text, now_ms)
-            return
-        text = f"the controller cannot cut this task's calls: {why}"
-        self.settlement.make_outcomes(pending.task, ranges, reason, REFUSED, text, now_ms)
-
-
-def _sender_of(topic: ParsedTopic | None) -> str:
-    """Who wrote to a topic, for the log."""
-    if topic is None:
-        return "unknown"
-    return topic.device or topic.controller or f"{topic.user}/{topic.client}"

@@ -26,8 +26,9 @@ from forage_controller.core.operations import (
     StoreHasRoom,
 )
 from forage_controller.core.orders import EndHolder, StandbyCommand, StandbyEvent, TakeOver
+from forage_controller.core.our_word import our_presence
 from forage_controller.core.sessions import counter_of, start_of
-from forage_wire.codec import decode, decode_json, encode_json
+from forage_wire.codec import decode, decode_json
 from forage_wire.errors import DecodeError
 from forage_wire.io import (
     BatchEnded,
@@ -38,7 +39,6 @@ from forage_wire.io import (
     Publish,
     PublishAcknowledged,
 )
-from forage_wire.limits import PROTOCOL_MAJOR, PROTOCOL_MINOR
 from forage_wire.messages import ControllerPresence
 from forage_wire.topics import Topics
 
@@ -48,6 +48,8 @@ _BEATS = 4
 """Signs of life in one detection time."""
 _TURN_MS = 500
 """Of several that stand by, each waits this much longer than the one before it."""
+_PATIENCE_MS = 30_000
+"""One whose copy may be old waits this much longer for the controller that has all."""
 _OTHERS_MAX = 64
 """Controllers of one fleet that are remembered."""
 
@@ -71,6 +73,7 @@ class StandbyCore:
         detect_ms: Silence of the active controller after which this one takes over.
         copies: Whether it keeps a copy of the active one's store in its own.
         epoch: The epoch that its store holds; 0: its store is empty.
+        is_copy: Whether that store is a copy from before we started, and perhaps old.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class StandbyCore:
         detect_ms: int,
         copies: bool = True,
         epoch: int = 0,
+        is_copy: bool = False,
     ) -> None:
         self._config = config
         self._start = start
@@ -95,6 +99,8 @@ class StandbyCore:
             copies=copies,
             order=self._out.append,
         )
+        self._is_current = not is_copy
+        """Whether nothing that we know of was committed elsewhere and did not come here."""
         self.dropped = 0
         """Messages that could not be used."""
         self._session = ""
@@ -153,6 +159,7 @@ class StandbyCore:
                 self.following.on_committed(event.number)
             case SnapshotInstalled():
                 self.following.on_installed(event)
+                self._is_current = self.following.is_whole
             case Connected():
                 self._on_connected(event, now_ms)
             case Disconnected():
@@ -184,18 +191,13 @@ class StandbyCore:
     # -- our connection ---------------------------------------------------------------------
 
     def _presence(self, state: str, session: str) -> Publish:
-        document = ControllerPresence(
-            state=state,
+        return our_presence(
+            self._config,
+            self.topics,
+            state,
+            session,
             epoch=self.epoch,
-            session=session,
-            protocol=f"{PROTOCOL_MAJOR}.{PROTOCOL_MINOR}",
-            reconnect_spread_ms=self._config.reconnect_spread_ms,
-            software=self._config.software,
-        )
-        return Publish(
-            topic=self.topics.controller_presence(self._config.name),
-            payload=encode_json(document),
-            retain=True,
+            spread_ms=self._config.reconnect_spread_ms,
         )
 
     def _on_connected(self, event: Connected, now_ms: int) -> None:
@@ -210,6 +212,7 @@ class StandbyCore:
         self._session = ""
         self._others.clear()
         self._ruled = ""
+        self._is_current &= not self.following.has_followed
         self.following.end()
 
     def _say(self, level: str, text: str) -> None:
@@ -244,6 +247,7 @@ class StandbyCore:
         message = decode(payload)
         if self.following.is_behind(message, self._session):
             # The other end has let our link go, and asks for the next.
+            self._is_current = False
             self._join(now_ms)
             return
         if not self.following.is_ours(message, self._session):
@@ -253,6 +257,8 @@ class StandbyCore:
                 other.heard_ms = now_ms
                 self._ruled = start_of(message.controller)
         self.following.receive(message, now_ms)
+        # Who rules has spoken: from now on it may commit what we lack.
+        self._is_current = self.following.is_whole
 
     def _on_presence(
         self, name: str, presence: ControllerPresence, retain: bool, now_ms: int
@@ -324,7 +330,9 @@ class StandbyCore:
             due = self._vacant_ms
         if not self._copies:
             return max(due, self._end_again_ms) if self._ruled else None
-        return None if self._told == self._obstacle() != "" else due + self._turn_ms()
+        if self._told == self._obstacle() != "":
+            return None
+        return due + self._turn_ms() + (0 if self._is_current else _PATIENCE_MS)
 
     def _rejoin_ms(self) -> int | None:
         """When the link is begun anew, as nothing comes over it."""
@@ -354,6 +362,9 @@ class StandbyCore:
         if self._wanted_ms is not None and now_ms > self._wanted_ms + self._detect_ms // 4:
             # We were held up: what was said meanwhile has been read, silence begins now.
             self._listening_ms = max(self._listening_ms, now_ms)
+            if now_ms > self._wanted_ms + self._detect_ms:
+                # Long enough to have been let go.
+                self._is_current &= not self.following.has_followed
         rejoin_ms = self._rejoin_ms()
         if rejoin_ms is not None and now_ms >= rejoin_ms:
             self._join(now_ms)

@@ -51,6 +51,11 @@ class Replica:
         self.epoch = self._store.recover().epoch
         """That the store holds."""
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether the store is what another controller gave, and not ruled with since."""
+        return self._fed.exists()
+
     def start(self) -> None:
         """Begin to commit."""
         if self._store is not None:

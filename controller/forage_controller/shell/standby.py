@@ -53,6 +53,7 @@ class Standby(Program):
             detect_ms=detect_ms,
             copies=self._replica is not None,
             epoch=0 if self._replica is None else self._replica.epoch,
+            is_copy=self._replica is not None and self._replica.is_copy,
         )
         subscriptions = self._standing.topics.standby_subscriptions(config.core.name)
         random = Random(f"{identity.start}-{identity.client_id_part}")

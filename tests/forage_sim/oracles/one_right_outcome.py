@@ -116,7 +116,7 @@ class OneRightOutcome(Oracle):
                 legal = options.at_most_once or self._deaths >= LOSSES_MAX
             case "data-lost" | "refused data-lost" | "refused unknown":
                 # What its owner has collected, or cancelled, may be gone for whoever attaches.
-                legal = not is_owner
+                legal = not is_owner or self.world.may_lose
             case "no-device" | "no-quorum":
                 # A fleet with fewer devices than that, or a run of it that ended without a value.
                 legal = options.replicas > 1
