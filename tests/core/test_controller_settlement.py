@@ -255,6 +255,20 @@ def test_a_device_is_told_once_to_skip_a_call_and_again_when_it_comes_back() -> 
     ]
 
 
+def test_a_call_that_its_client_has_is_killed_where_it_runs() -> None:
+    # All that is left of a cancellation with force, where its message was lost with a connection.
+    desk = Desk().begin()
+    pi = desk.device("pi1")
+    client = desk.client()
+    task = client.submit(2)
+    client.collect(task, (0, 1))
+    desk.run()
+    killed = [row for row in pi.of(CancelAssigned) if row.force]
+    assert [(row.assignment, row.ranges) for row in killed] == [
+        (pi.assignments[0].assignment, ((0, 1),))
+    ]
+
+
 def test_a_call_cancelled_before_can_still_be_killed() -> None:
     desk = Desk().begin()
     pi = desk.device("pi1")

@@ -382,7 +382,7 @@ CONTROLLER_MUTANTS = (
     Mutant(
         name="what a repeated page says is collected is not noted",
         file=CONTROLLER + "ledger.py",
-        old="            self.collect(task, message.collected, now_ms)\n",
+        old="            self.collect(task, message.collected, now_ms, kills=True)\n",
         new="            pass\n",
         oracles=("CommitFirst", "EveryCallEnds", "AcknowledgedSettled", "NothingLeft"),
         quick=True,

@@ -337,7 +337,7 @@ class Clients:
 
     def _on_collected(self, client: Client, task: Task, ranges: Ranges, now_ms: int) -> None:
         if task.client is client:
-            self._ledger.collect(task, ranges, now_ms)
+            self._ledger.collect(task, ranges, now_ms, kills=True)
             return
         # What somebody attached to the task has collected counts only if its owner is gone, and
         # stays so: one whose connection broke comes back for it.
@@ -367,7 +367,7 @@ class Clients:
         for task_id, _calls, collected in inventory.rows:
             task = client.tasks.get(task_id)
             if task is not None:
-                self._ledger.collect(task, collected, now_ms)
+                self._ledger.collect(task, collected, now_ms, kills=True)
                 if task_id in self._ledger.tasks:
                     self._collected_elsewhere(client, task, collected)
             elif task_id in self._ledger.released:

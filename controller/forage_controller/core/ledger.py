@@ -121,7 +121,7 @@ class Ledger:
             page = self._new_page(task, header, message, now_ms)
         assert task is not None
         if message.collected:
-            self.collect(task, message.collected, now_ms)
+            self.collect(task, message.collected, now_ms, kills=True)
         return task, page
 
     def _check_page(self, task: Task | None, header: Header, message: PageMessage) -> None:
@@ -293,8 +293,23 @@ class Ledger:
 
     # -- ends -------------------------------------------------------------------------------
 
-    def collect(self, task: Task, ranges: Iterable[tuple[int, int]], now_ms: int) -> None:
-        """The client has these: they have ended, and nobody is to run them any more."""
+    def collect(
+        self,
+        task: Task,
+        ranges: Iterable[tuple[int, int]],
+        now_ms: int,
+        *,
+        kills: bool = False,
+    ) -> None:
+        """The client has these: they have ended, and nobody is to run them any more.
+
+        Args:
+            task: Whose calls.
+            ranges: Which.
+            now_ms: The time.
+            kills: Whether one that runs nevertheless is killed. Where the client says that it has
+                them that is what is left of a cancellation with force whose message was lost.
+        """
         added: list[tuple[int, int]] = []
         freed = 0
         for low, high in ranges:
@@ -317,7 +332,7 @@ class Ledger:
         if task.checkpoints:
             self.checkpoints.ended(task, added)
         self._effects.save(SaveCollected(task=task.id, ranges=tuple(added)))
-        self._assignments.call_off(task, added)
+        self._assignments.call_off(task, added, force=kills)
         self.dirty[task.id] = task
         self.release_if_over(task, now_ms)
 
