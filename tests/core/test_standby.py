@@ -265,14 +265,24 @@ def test_an_earlier_connections_will_does_not() -> None:
 
 def test_silence_makes_it_take_over_after_the_detection_time_and_not_before() -> None:
     pair = Pair(detect_ms=1_000).begin()
-    # Silence counts when those whose connection broke with ours have had their time.
-    pair.advance(5_000)
+    pair.advance(3_000)
     assert not pair.standby.taken, "it has signs of life"
     pair.is_frozen = True
     pair.advance(700)
     assert not pair.standby.taken
     pair.advance(400)
     assert "has said nothing" in pair.standby.taken[0].reason
+
+
+def test_one_that_was_not_heard_since_we_connected_has_time_to_come_back() -> None:
+    pair = Pair(detect_ms=1_000).begin()
+    pair.part()
+    pair.is_frozen = True
+    pair.join(counter=2)
+    pair.advance(4_000)
+    assert not pair.standby.taken
+    pair.advance(40_000)
+    assert pair.standby.taken
 
 
 def test_a_pause_of_its_own_is_nobodys_silence() -> None:

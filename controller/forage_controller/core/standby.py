@@ -107,7 +107,9 @@ class StandbyCore:
         self._others: dict[str, _Other] = {}
         self._epoch_seen = epoch
         self._listening_ms = 0
-        """Silence counts from here on."""
+        """Silence of one that was not heard on this connection counts from here on ..."""
+        self._paused_ms = 0
+        """... and anybody's from here."""
         self._vacant_ms = 0
         """While nobody is active: it counts from here on."""
         self._joined_ms = 0
@@ -310,7 +312,8 @@ class StandbyCore:
         return max(active, key=lambda one: (one.presence.epoch, one.presence.session))
 
     def _silent_from_ms(self, ruler: _Other) -> int:
-        return max(ruler.heard_ms or 0, self._listening_ms)
+        heard_ms = self._listening_ms if ruler.heard_ms is None else ruler.heard_ms
+        return max(heard_ms, self._paused_ms)
 
     def _turn_ms(self) -> int:
         """How much longer than others this one waits."""
@@ -361,7 +364,7 @@ class StandbyCore:
             return
         if self._wanted_ms is not None and now_ms > self._wanted_ms + self._detect_ms // 4:
             # We were held up: what was said meanwhile has been read, silence begins now.
-            self._listening_ms = max(self._listening_ms, now_ms)
+            self._paused_ms = now_ms
             if now_ms > self._wanted_ms + self._detect_ms:
                 # Long enough to have been let go.
                 self._is_current &= not self.following.has_followed
