@@ -10,7 +10,9 @@ import pytest
 from core.desk import CODE, TOPICS, Desk, FakeClient, FakeDevice
 from forage_controller.core.dispatch import slice_calls
 from forage_controller.core.operations import Operation, SaveOutcomes
+from forage_wire.codec import decode
 from forage_wire.messages import (
+    Assign,
     AssignmentRefused,
     Code,
     Outcomes,
@@ -199,6 +201,25 @@ def test_the_tail_of_a_slice_in_which_a_call_runs_long_is_taken_back() -> None:
     desk.advance(100)
     asked = [(number, high) for trim in pi.of(Trim) for number, high in trim.rows]
     assert asked == [(first.assignment, (first.low + first.high) // 2)]
+
+
+def test_what_has_not_arrived_is_not_asked_for_before_it_has() -> None:
+    desk = Desk(detect_ms=3_600_000).begin()
+    pi = desk.device("pi1")
+    take = pi.on_inbox
+    on_the_way: list[bytes] = []
+    pi.on_inbox = on_the_way.append  # type: ignore[method-assign]
+    desk.client().submit(4)
+    desk.device("pi2")
+    desk.advance(200)
+    kinds = {type(decode(payload)) for payload in on_the_way}
+    assert kinds >= {Assign}
+    assert Trim not in kinds, "it would be answered by nobody"
+    pi.on_inbox = take  # type: ignore[method-assign]
+    for payload in on_the_way:
+        take(payload)
+    desk.advance(2_000)
+    assert pi.of(Trim)
 
 
 def test_an_announced_call_is_asked_for_too_and_after_a_no_the_other_one_is() -> None:

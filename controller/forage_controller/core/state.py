@@ -420,6 +420,20 @@ class Open:
     """A call of it has a second attempt elsewhere."""
 
     @property
+    def has_arrived(self) -> bool:
+        """Whether its device has it: what it does not have yet it cannot give back.
+
+        A large assignment goes in parts, which a question about it overtakes.
+        """
+        link = self.device.link
+        if link is None or not self.sent:
+            return False
+        if self.link is not link:
+            return True
+        number = link.numbers.get(self.number)
+        return number is not None and number <= link.reported
+
+    @property
     def is_running(self) -> bool:
         """Whether its device has reported the start of a call of it that has not ended."""
         started, calls = self.task.started, range(self.low, self.end)

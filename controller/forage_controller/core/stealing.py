@@ -167,11 +167,19 @@ class Stealing:
             if opened.kept_until_ms > now_ms or (opened.is_running and not opened.announce):
                 continue
             waiting -= 1
-            if opened.trim_to is None and opened.sent and self._may_take(thief, opened, opened.low):
+            if (
+                opened.trim_to is None
+                and opened.has_arrived
+                and self._may_take(thief, opened, opened.low)
+            ):
                 return opened, opened.low
         for opened in islice(device.assignments.values(), device.slots):
             half = opened.end - opened.left // 2
-            if self._has_tail(opened) and opened.sent and self._may_take(thief, opened, half):
+            if (
+                self._has_tail(opened)
+                and opened.has_arrived
+                and self._may_take(thief, opened, half)
+            ):
                 return opened, half
         return None
 
