@@ -88,11 +88,29 @@ def test_messages_for_another_session_are_dropped_and_counted() -> None:
 def test_messages_of_a_second_controller_are_dropped_until_its_presence_shows_it() -> None:
     desk = Desk()
     desk.welcome()
-    payload = encode(Welcome(minor=0), session=SESSION, controller=OTHER, epoch=2, n=1)
+    payload = encode(Welcome(minor=0), session=SESSION, controller=OTHER, epoch=1, n=1)
     desk.tell(MessageReceived(topic=desk.link.topic, payload=payload))
     assert desk.core.dropped == 1
     desk.presence(OTHER, epoch=2)
     assert [type(message) for message in desk.raw()] == [Hello]
+
+
+def test_a_controller_of_a_higher_epoch_is_answered_though_its_presence_was_lost() -> None:
+    desk = Desk()
+    desk.connect()
+    # Its predecessor named itself with its first word, and was never heard to welcome us.
+    seen = desk.link.unnumbered(Seen(gap=True), qos=1)
+    desk.tell(MessageReceived(topic=seen.topic, payload=seen.payload))
+    desk.raw()
+    payload = encode(Welcome(minor=0), session=SESSION, controller=OTHER, epoch=2, n=1, seen=1)
+    desk.tell(MessageReceived(topic=desk.link.topic, payload=payload))
+    (hello,) = desk.raw()
+    assert (type(hello), hello.controller) == (Hello, OTHER)
+    # And no other way round: what the first one still says is dropped.
+    late = encode(Welcome(minor=0), session=SESSION, controller=CONTROLLER, epoch=1, n=1)
+    desk.tell(MessageReceived(topic=desk.link.topic, payload=late))
+    assert desk.core.dropped == 1
+    assert desk.raw() == []
 
 
 def test_a_later_session_of_the_controller_is_answered_though_its_presence_was_lost() -> None:

@@ -480,12 +480,14 @@ AGENT_MUTANTS = (
         old="rows=self._holdings.rows()",
         new="rows=self._holdings.rows()[1:]",
         oracles=(
+            "ExclusiveAlone",
             "AtMostOnce",
             "StartedOnce",
             "ClosedNeverSettles",
             "EveryCallEnds",
             "AcknowledgedSettled",
         ),
+        quick=True,
     ),
     Mutant(
         name="one try less than the task allows",
@@ -581,7 +583,7 @@ CLIENT_MUTANTS = (
     Mutant(
         name="a client stays with a controller that is there no more",
         file=CLIENT + "client.py",
-        old="            self._start_link(current, now_ms)",
+        old="            self._start_link(current, now_ms, self._controllers.epoch)",
         new="            pass",
         oracles=("EveryCallEnds", "AcknowledgedSettled", "NothingLeft"),
         quick=True,

@@ -283,7 +283,7 @@ class ClientCore:
         )
         self._start_link("", now_ms)
 
-    def _start_link(self, controller: str, now_ms: int) -> None:
+    def _start_link(self, controller: str, now_ms: int, epoch: int = 0) -> None:
         """Begin to number anew: hello, inventory, then all that may have been lost."""
         self._hello_ms = now_ms
         attached = [name for name, record in self.tasks.items() if record.attached]
@@ -292,6 +292,7 @@ class ClientCore:
             if self.tasks[name].is_complete:
                 self._forget(name)
         self._sending.start_link(self._session, controller, self.tasks)
+        self._sending.controller_epoch = epoch
         self._sending.send_inventory(self.tasks)
         self._collecting.inventory_sent()
         for name in attached:
@@ -320,7 +321,7 @@ class ClientCore:
             return
         if self._sending.controller and self._controllers.epoch >= self._sending.controller_epoch:
             self._missing_due_ms = now_ms + self.welcome_ms
-            self._start_link(current, now_ms)
+            self._start_link(current, now_ms, self._controllers.epoch)
 
     def _on_welcome(self, message: Welcome, out: list[Command]) -> None:
         self._missing_due_ms = None
@@ -434,24 +435,29 @@ class ClientCore:
             return
         if self._sending.is_behind(message):
             # The controller thought us gone, and has let our link go.
-            self._start_link(message.controller, now_ms)
+            self._start_link(message.controller, now_ms, message.epoch)
             return
         if not self._sending.is_current(message):
             self._drop(out, "reason=of an earlier link")
             return
         if not self._sending.controller:
             self._sending.name_controller(message.controller, message.epoch)
-        if is_later_session(message.controller, self._sending.controller):
-            # It has connected again, and its presence, which would have told us, was lost.
-            self._start_link(message.controller, now_ms)
+        if message.controller == self._sending.controller:
+            self._sending.controller_epoch = max(self._sending.controller_epoch, message.epoch)
+        elif message.epoch > self._sending.controller_epoch or is_later_session(
+            message.controller, self._sending.controller
+        ):
+            # It was started anew, or has connected again, and its presence, which would have told
+            # us, was lost.
+            self._start_link(message.controller, now_ms, message.epoch)
             return
-        if message.controller != self._sending.controller:
+        else:
             self._drop(out, f"reason=from another controller session={message.controller}")
             return
         for ready in self._sending.receive(message, now_ms):
             self._on_ready(ready, now_ms, out)
         if self._sending.is_forgotten:
-            self._start_link(message.controller, now_ms)
+            self._start_link(message.controller, now_ms, message.epoch)
 
     def _on_ready(self, message: Linked, now_ms: int, out: list[Command]) -> None:
         match message:
@@ -592,7 +598,7 @@ class ClientCore:
             return
         restart_due_ms = self._restart_due_ms()
         if restart_due_ms is not None and now_ms >= restart_due_ms:
-            self._start_link(self._controllers.current, now_ms)
+            self._start_link(self._controllers.current, now_ms, self._controllers.epoch)
         if self._missing_due_ms is not None and now_ms >= self._missing_due_ms:
             self._missing_due_ms = None
             text = self._controllers.missing_text(self.topics.root, self.welcome_ms)
