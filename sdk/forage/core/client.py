@@ -40,7 +40,7 @@ from forage.core.events import (
     QueryDropped,
     TaskOpened,
 )
-from forage.core.outcomes import UNREADABLE, is_given, items_of, only_fresh
+from forage.core.outcomes import only_fresh
 from forage.core.replicas import (
     attached_record,
     attempts_of,
@@ -516,16 +516,10 @@ class ClientCore:
         if task is None or not ranges:
             self.repeated += ranges_count(ranges)
             return
-        if ranges[-1][1] > task.submitted or not (archived or is_given(outcomes, task, device)):
-            self._drop(out, f"task={task.task} device={device} reason=an outcome without a right")
+        items = judge(outcomes, task, device, archived=archived)
+        if isinstance(items, str):
+            self._drop(out, f"task={task.task} device={device} reason={items}")
             return
-        items = items_of(outcomes)
-        if items is None:
-            if not archived:
-                # The archive's copy decides; the controller offers it when nobody collects.
-                self._drop(out, f"task={task.task} device={device} reason=unreadable outcomes")
-                return
-            items = [UNREADABLE] * ranges_count(ranges)
         self._open_pages(task, ranges, now_ms)
         retried = [
             (index, reason)

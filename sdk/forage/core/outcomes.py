@@ -8,7 +8,7 @@ from forage_wire.ranges import Ranges, ranges_count
 from forage_wire.system_errors import system_error
 from forage_wire.tags import slice_tag_valid
 
-__all__ = ["UNREADABLE", "is_given", "items_of", "only_fresh"]
+__all__ = ["judge", "only_fresh"]
 
 UNREADABLE = cbor2.loads(
     system_error("unreadable", "The device's outcome for this call cannot be read.")
@@ -52,6 +52,27 @@ def items_of(outcomes: OutcomeSet) -> list[object] | None:
         # The controller ended them all for one reason.
         return items * count
     return items if len(items) == count else None
+
+
+def judge(
+    outcomes: OutcomeSet, task: TaskRecord, device: str, *, archived: bool
+) -> list[object] | str:
+    """The outcome items, one for each index, or why they do not count.
+
+    Args:
+        outcomes: Of calls of `task`.
+        task: As this client knows it.
+        device: Who sent them, or had.
+        archived: Whether they come from the controller, which has judged them.
+    """
+    ranges = outcomes.ranges
+    if ranges[-1][1] > task.submitted or not (archived or is_given(outcomes, task, device)):
+        return "an outcome without a right"
+    items = items_of(outcomes)
+    if items is None:
+        # The archive's copy decides; the controller offers it when nobody collects.
+        return [UNREADABLE] * ranges_count(ranges) if archived else "unreadable outcomes"
+    return items
 
 
 def only_fresh(

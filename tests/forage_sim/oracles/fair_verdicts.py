@@ -98,7 +98,11 @@ class FairVerdicts(Oracle):
         before, known.verdict = known.verdict, verdict.verdict
         # Where two have the name, one that was heard gets it a little later.
         since_ms = self.world.clock.now_ms - CANDIDATE_MS if before else 0
-        if verdict.verdict == "alive" and before != "alive" and known.alive_ms < since_ms:
+        heard_ms = known.alive_ms
+        if heard_ms >= 0:
+            # What it kept while it was starting it hears when it begins to rule.
+            heard_ms = max(heard_ms, self._active_ms.get(process.start_part, 0))
+        if verdict.verdict == "alive" and before != "alive" and heard_ms < since_ms:
             raise self.broken(f"{topic.device} is declared alive and was not heard of late")
         if verdict.verdict != "dead" or before not in ("alive", "suspect"):
             # It says so again, or of a device that it has not heard.
