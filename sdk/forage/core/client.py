@@ -40,7 +40,7 @@ from forage.core.events import (
     QueryDropped,
     TaskOpened,
 )
-from forage.core.outcomes import only_fresh
+from forage.core.outcomes import judge, only_fresh
 from forage.core.replicas import (
     attached_record,
     attempts_of,
