@@ -89,8 +89,7 @@ def test_one_liar_in_five_and_nothing_wrong_is_accepted(
     assert counted.count == 3 * calls
     assert set(counted.disagreed) <= {liar.name}
     assert liar.name not in counted.agreed
-    # It had its share, and each of its lies that was heard before the vote is counted.
-    assert counted.disagreed.count(liar.name) > 0
+    # A lie that comes after the vote is a run that was cancelled.
     ended = len(counted.agreed) + len(counted.disagreed) + counted.failed + counted.cancelled
     assert ended == counted.count
 
