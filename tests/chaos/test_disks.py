@@ -146,7 +146,12 @@ def test_of_a_disk_that_lies_about_flushing_a_power_cut_is_seen_to_lose(
     with Ground("embedded", tmp_path, devices=2) as ground:
         with injected(ground.cluster.controller.pid, "fsync,fdatasync:retval=0"):
             leaver = hand_over(ground, tmp_path)
-            cut_power(ground, disk, leaver)
+            try:
+                cut_power(ground, disk, leaver)
+            except ForageError:
+                # Torn in its middle, the store may not even be readable: all of it is lost.
+                assert "cannot be used" in ground.cluster.controller.log_tail()
+                return
         _kept, lost = collect(ground, tmp_path)
         assert lost > 0
 

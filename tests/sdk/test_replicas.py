@@ -43,6 +43,12 @@ def square(value: int, liar: int) -> int:
     return value * value + (1 if is_on(liar) else 0)
 
 
+def square_when_told(value: int, liar: int, folder: str) -> int:
+    while not (Path(folder) / "go").exists():
+        time.sleep(0.01)
+    return square(value, liar)
+
+
 def process_id(_value: int) -> int:
     return os.getpid()
 
@@ -260,12 +266,18 @@ def test_another_client_that_attaches_votes_too(
 
 
 def test_what_an_attached_client_gets_is_what_the_owner_would(
-    cluster: forage.LocalCluster, client: forage.Client
+    cluster: forage.LocalCluster, client: forage.Client, tmp_path: Path
 ) -> None:
     liar = cluster.devices[0]
     with cluster.client() as owner:
-        batch = owner.options(replicas=3).submit_all(square, range(200), [liar.pid] * 200)
+        batch = owner.options(replicas=3).submit_all(
+            square_when_told, range(200), [liar.pid] * 200, [str(tmp_path)] * 200
+        )
+        wait_until(
+            lambda: batch.id in [each.id for each in client.tasks()], "the controller has it"
+        )
         attached = client.attach(batch.id)
+        (tmp_path / "go").touch()
         assert batch.results(timeout=WAIT_S) == [value * value for value in range(200)]
         assert attached.wait(WAIT_S)
         for value, future in enumerate(attached):
