@@ -274,7 +274,7 @@ def test_what_an_attached_client_gets_is_what_the_owner_would(
             square_when_told, range(200), [liar.pid] * 200, [str(tmp_path)] * 200
         )
         wait_until(
-            lambda: batch.id in [each.id for each in client.tasks()], "the controller has it"
+            lambda: batch.id in [each.task for each in client.tasks()], "the controller has it"
         )
         attached = client.attach(batch.id)
         (tmp_path / "go").touch()
