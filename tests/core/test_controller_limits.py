@@ -19,6 +19,7 @@ from forage_wire.messages import (
     Query,
     Started,
     SubmissionRefused,
+    Submit,
 )
 
 DAY_MS = 24 * 3_600 * 1_000
@@ -239,3 +240,22 @@ def test_the_code_of_this_desk_is_what_its_hash_says() -> None:
     client.send(Code(hash=CODE, form="source", data=b"code"))
     desk.run()
     assert not desk.core.effects.dropped
+
+
+def test_of_a_task_that_was_refused_no_later_page_is_taken() -> None:
+    desk = Desk(limits=Limits(pages_bytes=1)).begin()
+    client = desk.client()
+    client.submit(50)
+    task = client.next_task()
+    first = client.page(50, task=task, last=False)
+    client.send(Submit(pages=(first,)))
+    desk.run()
+    assert [message.task for message in client.of(SubmissionRefused)] == [task]
+    # There is room again when its second page comes, which was on its way.
+    client.collect(f"{client.name}-1", (0, 50))
+    client.send(Submit(pages=(client.page(50, task=task, first=50),)))
+    desk.run()
+    assert task not in desk.core.ledger.tasks
+    assert {message.task for message in client.of(SubmissionRefused)} == {task}
+    other = client.submit(1)
+    assert other in desk.core.ledger.tasks

@@ -47,6 +47,8 @@ from forage_controller.core.operations import (
     SavePage,
     SaveReleased,
     StoredOutcomes,
+    StoreFull,
+    StoreHasRoom,
     TrimAssignment,
 )
 from forage_sim.clock import Clock
@@ -57,6 +59,8 @@ __all__ = ["Disk", "DiskAnswer", "StoredState", "StoredTask"]
 DiskAnswer = (
     SaveCommitted
     | SaveFailed
+    | StoreFull
+    | StoreHasRoom
     | PageLoaded
     | CodeLoaded
     | OutcomesLoaded
@@ -65,6 +69,7 @@ DiskAnswer = (
 )
 ANSWER_BYTES_MAX = 1024 * 1024
 LOAD_MS_MAX = 5
+FULL_RETRY_MS = 1_000
 COPY_MS_MAX = 50
 
 
@@ -319,6 +324,9 @@ class Disk:
         self._committed = 0
         self._states = 0
         self.commit_ms_max = commit_ms_max
+        self.is_full = False
+        """Nothing can be committed now; what was handed over is kept and tried again."""
+        self._said_full = False
         self.state = StoredState()
         """What is committed."""
         self._view = StoredState()
@@ -399,7 +407,7 @@ class Disk:
             self._begin()
 
     def fail(self) -> None:
-        """The next commit fails (disk full, input/output error)."""
+        """The next commit fails (an input/output error)."""
         self._failing = True
 
     def crash(self) -> None:
@@ -409,6 +417,7 @@ class Disk:
         self.lost_operations += sum(len(save.operations) for save in self._group + self._line)
         self._group, self._line = [], []
         self._answer = None
+        self._said_full = False
         self._start += 1
 
     # -- saves ------------------------------------------------------------------------------
@@ -443,9 +452,18 @@ class Disk:
             self._failing = False
             self._broken = True
             self._group, self._line = [], []
-            self._tell(SaveFailed(reason="disk full"))
+            self._tell(SaveFailed(reason="input/output error"))
+            return
+        if self.is_full:
+            if not self._said_full:
+                self._said_full = True
+                self._tell(StoreFull(reason="no space left on the disk"))
+            self._later(FULL_RETRY_MS, self._finish)
             return
         self._tell(SaveCommitted(number=self._commit()))
+        if self._said_full:
+            self._said_full = False
+            self._tell(StoreHasRoom())
         self._make_copy()
         if self._line:
             self._begin()

@@ -99,10 +99,11 @@ CONDITION_KINDS = (
     "wills-mixed",
     "small-queues",
     "slow-disk",
+    "full-disk",
     "slow-process",
     "worker-death",
 )
-EVENT_KINDS = ("broker-restart", "broker-rollback", "disk-full", "forged-stale", "stale-will")
+EVENT_KINDS = ("broker-restart", "broker-rollback", "disk-fails", "forged-stale", "stale-will")
 KINDS = PROCESS_KINDS + CONDITION_KINDS + EVENT_KINDS
 
 
@@ -176,7 +177,7 @@ def apply_fault(world: "World", fault: Fault) -> None:
         world.trace.add(f"fault {fault.kind}")
         saved = world.broker.retained()
         world.clock.after(fault.duration_ms, lambda: _roll_back(world, saved))
-    elif fault.kind == "disk-full":
+    elif fault.kind == "disk-fails":
         world.trace.add(f"fault {fault.kind}")
         world.disk.fail()
     elif fault.kind == "stale-will":
@@ -279,6 +280,8 @@ def _apply_condition(world: "World", fault: Fault) -> None:
             conditions.queue_messages_max = max(2, int(100 * amount))
         case "slow-disk":
             world.disk.commit_ms_max = int(10_000 * amount)
+        case "full-disk":
+            world.disk.is_full = True
         case "slow-process":
             world.nodes[fault.target].machine.turn_ms_max = int(2_000 * amount)
         case "worker-death":

@@ -204,7 +204,7 @@ def draw_pair_plan(seed: int) -> Plan:
     plan = draw_plan(seed)
     random = Random(f"{seed}/pair")
     safety_ms = max(plan.safety_ms, 30_000)
-    faults = [fault for fault in plan.faults if fault.kind not in ("disk-full", "forged-stale")]
+    faults = [fault for fault in plan.faults if fault.kind not in ("disk-fails", "forged-stale")]
     for _ in range(random.randint(1, 4)):
         at_ms = random.randrange(3_000, safety_ms)
         faults.append(

@@ -137,6 +137,8 @@ class World:
                 self.conditions.wills = calm.wills
             case "small-queues":
                 self.conditions.queue_messages_max = calm.queue_messages_max
+            case "full-disk":
+                self.disk.is_full = False
             case "slow-disk":
                 self.disk.commit_ms_max = self.plan.commit_ms_max
             case "slow-process":

@@ -185,5 +185,5 @@ def test_a_failing_disk_says_so_and_commits_nothing() -> None:
     opened.disk.fail()
     opened.save(SaveEpoch(epoch=1))
     opened.settle()
-    assert opened.answers == [SaveFailed(reason="disk full")]
+    assert opened.answers == [SaveFailed(reason="input/output error")]
     assert opened.disk.state.recover().epoch == 0

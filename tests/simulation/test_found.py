@@ -45,7 +45,7 @@ def plan(*faults: Fault, clients: tuple[ClientSpec, ...] = (), **settings: objec
 def test_a_release_that_was_told_and_not_saved_left_a_task_nobody_would_collect(
     seed: int, at_ms: int
 ) -> None:
-    run(seed, plan(Fault(at_ms=at_ms, kind="disk-full")))
+    run(seed, plan(Fault(at_ms=at_ms, kind="disk-fails")))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -106,7 +106,7 @@ def test_outcomes_kept_for_a_client_thought_gone_were_not_offered_when_it_was_ba
 def test_code_that_a_device_lacks_was_forgotten_where_its_page_came_later(
     seed: int, at_ms: int
 ) -> None:
-    full = Fault(at_ms=at_ms, kind="disk-full")
+    full = Fault(at_ms=at_ms, kind="disk-fails")
     tiny = (DeviceSpec(code_bytes_max=5), DeviceSpec(code_bytes_max=5))
     tasks = tuple(
         TaskSpec(

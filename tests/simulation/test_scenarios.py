@@ -244,11 +244,22 @@ def test_an_early_will_takes_no_outcome_and_no_name_from_a_device(seed: int) -> 
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_full_disk_ends_the_controller_and_nothing_acknowledged_is_lost(seed: int) -> None:
-    full = fault("disk-full", at_ms=2_000)
+def test_a_disk_that_fails_ends_the_controller_and_nothing_acknowledged_is_lost(seed: int) -> None:
+    full = fault("disk-fails", at_ms=2_000)
     world, report = told(seed, story(full, tasks=(task(60, run_ms=100),)))
     assert report.counters["exit 1"] == 1
     assert world.disk.state.epoch == 2
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_full_disk_ends_nothing_and_what_was_handed_over_is_kept_when_there_is_room(
+    seed: int,
+) -> None:
+    full = fault("full-disk", at_ms=2_000, duration_ms=3_000)
+    world, report = told(seed, story(full, tasks=(task(60, run_ms=100),)))
+    assert report.counters["fault full-disk"] == 1
+    assert report.counters["exit 1"] == 0
+    assert world.disk.state.epoch == 1
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -99,10 +99,10 @@ def test_the_shortest_schedule_keeps_only_what_the_failure_needs() -> None:
 
     def fails(plan: Plan) -> bool:
         kinds = [fault.kind for fault in plan.faults]
-        return "freeze" in kinds and "disk-full" in kinds
+        return "freeze" in kinds and "disk-fails" in kinds
 
     left = shortest(Plan(faults=faults), fails)
-    assert [fault.kind for fault in left.faults] == ["freeze", "disk-full"]
+    assert [fault.kind for fault in left.faults] == ["freeze", "disk-fails"]
 
 
 def test_a_failure_says_how_to_run_it_again() -> None:

@@ -331,8 +331,9 @@ class Clients:
             SubmissionRefused(task=task_id, reason=refused.reason, text=refused.text[:1_024])
         )
         task = client.tasks.get(task_id)
+        # The client ends all of its calls by this; pages that it has sent may still come.
+        self._ledger.refuse(task_id, refused)
         if task is not None:
-            # The client ends all of its calls by this.
             self._settlement.abandon(task, now_ms)
 
     def _on_collected(self, client: Client, task: Task, ranges: Ranges, now_ms: int) -> None:

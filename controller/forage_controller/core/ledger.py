@@ -28,6 +28,10 @@ from forage_wire.replicas import replica_flaw
 __all__ = ["Ledger", "PageRefused"]
 
 
+_REFUSED_MAX = 4_096
+"""Refused tasks that are remembered; the oldest go first."""
+
+
 class PageRefused(Exception):
     """A page is not taken: (reason, sentence)."""
 
@@ -60,6 +64,8 @@ class Ledger:
         self.tasks: dict[str, Task] = {}
         self.released: dict[str, int] = {}
         """Ids of tasks that ended -> when they are forgotten."""
+        self._refused: dict[str, PageRefused] = {}
+        """Tasks that were refused, and why: whatever of them still comes is refused as well."""
         self.archived = 0
         """Outcomes that nobody has collected ..."""
         self.archive_bytes = 0
@@ -107,6 +113,8 @@ class Ledger:
             raise PageRefused("invalid", "exclusive calls must be settled by the controller")
         if header.task in self.released:
             return None
+        if header.task in self._refused:
+            raise self._refused[header.task]
         task = self.tasks.get(header.task)
         if task is not None and task.client is not client:
             raise PageRefused("invalid", "a page of a task that is another client's")
@@ -236,6 +244,12 @@ class Ledger:
         )
         self.dirty[task.id] = task
         return page
+
+    def refuse(self, task: str, why: PageRefused) -> None:
+        """A client is told that a task is not taken: none of its pages is, from now on."""
+        self._refused.setdefault(task, PageRefused(why.reason, why.text))
+        if len(self._refused) > _REFUSED_MAX:
+            del self._refused[next(iter(self._refused))]
 
     def add_page(self, task: Task, page: Page) -> None:
         """Put a page (new or recovered) into its task."""

@@ -17,7 +17,7 @@ __all__ = ["OneRightOutcome"]
 
 DEADLY = (
     *("kill", "kill-between", "power", "freeze", "cut", "reset", "half-open", "takeover", "twin"),
-    *("clock-jump", "broker-restart", "broker-rollback", "disk-full", "drop-qos-0", "drop-qos-1"),
+    *("clock-jump", "broker-restart", "broker-rollback", "disk-fails", "drop-qos-0", "drop-qos-1"),
     *("small-queues", "forged-stale", "slow-network", "segment-loss", "slow-process"),
 )
 """What may have an attempt's exception come when another attempt runs already."""
@@ -116,6 +116,9 @@ class OneRightOutcome(Oracle):
             case "device-lost":
                 # One run may be lost twice: with a device that is given up and comes back.
                 legal = options.at_most_once or self._deaths >= LOSSES_MAX
+            case "refused full":
+                # In words, for as long as nothing can be kept.
+                legal = self.world.trace.counters["fault full-disk"] > 0
             case "data-lost" | "refused data-lost" | "refused unknown":
                 # What its owner has collected, or cancelled, may be gone for whoever attaches.
                 legal = not is_owner or self.world.may_lose
