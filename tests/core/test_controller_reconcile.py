@@ -16,6 +16,7 @@ from forage_wire.messages import (
     Submit,
     TaskStatus,
     Trim,
+    Trimmed,
 )
 
 
@@ -288,3 +289,34 @@ def test_a_restarted_controller_kills_what_was_cancelled_before() -> None:
     # Its session was asked before it was there; that is repeated, and the rest comes behind it.
     desk.advance(1_100)
     assert _killed(pi) == [(saved[0].assignment, ((0, 1),))]
+
+
+def test_a_call_behind_one_that_runs_on_for_nobody_is_given_to_a_free_device() -> None:
+    desk = Desk(detect_ms=3_600_000).begin()
+    pi1 = desk.device("pi1")
+    client = desk.client()
+    task = client.submit(1)
+    (stray,) = pi1.assignments
+    pi1.say("lost")
+    pi2 = desk.device("pi2")
+    assert [each.low for each in pi2.assignments] == [0]
+    # It was there all the time, and what it runs is with another by now: it may run on.
+    pi1.answers = False
+    pi1.say("online")
+    pi1.inventory((stray.assignment, task, 0, 1, "running"))
+    desk.run()
+    assert desk.core.fleet.devices["pi1"].strays == {stray.assignment: None}
+    pi2.say("draining")
+    client.submit(1)
+    behind = pi1.assignments[-1]
+    assert behind.assignment != stray.assignment
+    pi3 = desk.device("pi3")
+    desk.advance(100)
+    (asked,) = pi1.of(Trim)
+    assert asked.rows == ((behind.assignment, behind.low),)
+    pi1.send(Trimmed(rows=((behind.assignment, behind.low),)))
+    desk.run()
+    assert len(pi3.assignments) == 1
+    # With its outcome the stray is no more.
+    pi1.finish(stray)
+    assert desk.core.fleet.devices["pi1"].strays == {}

@@ -163,7 +163,7 @@ class Dispatcher:
             return FREE if not device.assignments and not device.uncommitted else FULL
         if capabilities.queue_bytes_max and device.work_bytes >= capabilities.queue_bytes_max:
             return FULL
-        slots, slices = capabilities.slots, len(device.assignments)
+        slots, slices = capabilities.slots, device.slices
         if slices < slots:
             return FREE
         if slices >= _ASSIGNMENTS_MAX:

@@ -81,6 +81,12 @@ class Reconciler:
                 self.give_back(opened, high, now_ms)
             if opened.number in self._assignments.open:
                 self._assignments.remind(opened)
+        device.strays = {
+            row[0]: None
+            for row in inventory.rows
+            if row[4] == "running" and row[0] not in self._assignments.open
+        }
+        self._assignments.touched[device.name] = device
         # The newest first, so that the oldest ends in front of the queue.
         for opened in reversed(list(device.assignments.values())):
             if opened.number in held:

@@ -88,6 +88,11 @@ class Settlement:
         ):
             raise DecodeError("outcomes with a tag that is not their assignment's")
         opened = self._assignments.open.get(outcomes.assignment)
+        if outcomes.assignment in device.strays and outcomes.ranges == (
+            (outcomes.low, outcomes.high),
+        ):
+            del device.strays[outcomes.assignment]
+            self._assignments.touched[device.name] = device
         if opened is not None and (opened.task is not task or opened.device is not device):
             raise DecodeError("outcomes of an assignment that is another's")
         ended = [] if opened is None else self._ended(task, opened, outcomes)

@@ -56,6 +56,8 @@ class Device:
     """When it was last asked for its inventory, on this link."""
     assignments: dict[int, "Open"] = field(default_factory=dict)
     """What is open here, oldest first."""
+    strays: dict[int, None] = field(default_factory=dict)
+    """What it said that it runs and that is not open here: it keeps slots busy all the same."""
     work_us: int = 0
     """Estimated work of those."""
     work_bytes: int = 0
@@ -79,6 +81,11 @@ class Device:
     """When it last began to hold work: it has one detection time for its first beat."""
     check_ms: int | None = None
     """When its silence is looked at next."""
+
+    @property
+    def slices(self) -> int:
+        """What it has on its plate, whoever gave it that."""
+        return len(self.assignments) + len(self.strays)
 
     @property
     def slots(self) -> int:

@@ -135,7 +135,7 @@ class Stealing:
         """Whether anything of a device's work may wait there."""
         if device.link is None:
             return False
-        return len(device.assignments) > device.slots or any(
+        return device.slices > device.slots or any(
             self._has_tail(opened) for opened in device.assignments.values()
         )
 
@@ -160,7 +160,7 @@ class Stealing:
         """
         if device.link is None or not device.link.has_room:
             return None
-        waiting = len(device.assignments) - device.slots
+        waiting = device.slices - device.slots
         for opened in islice(reversed(device.assignments.values()), _SLICES_LOOKED_AT):
             if waiting <= 0:
                 break
