@@ -305,7 +305,7 @@ def test_a_call_behind_one_that_runs_on_for_nobody_is_given_to_a_free_device() -
     pi1.say("online")
     pi1.inventory((stray.assignment, task, 0, 1, "running"))
     desk.run()
-    assert desk.core.fleet.devices["pi1"].strays == {stray.assignment: None}
+    assert desk.core.fleet.devices["pi1"].strays == {stray.assignment: task}
     pi2.say("draining")
     client.submit(1)
     behind = pi1.assignments[-1]
@@ -320,3 +320,23 @@ def test_a_call_behind_one_that_runs_on_for_nobody_is_given_to_a_free_device() -
     # With its outcome the stray is no more.
     pi1.finish(stray)
     assert desk.core.fleet.devices["pi1"].strays == {}
+
+
+def test_a_forced_cancel_kills_what_runs_on_though_another_device_has_it() -> None:
+    desk = Desk(detect_ms=3_600_000).begin()
+    pi1 = desk.device("pi1")
+    client = desk.client()
+    task = client.submit(1)
+    (stray,) = pi1.assignments
+    pi1.say("lost")
+    pi2 = desk.device("pi2")
+    pi1.answers = False
+    pi1.say("online")
+    pi1.inventory((stray.assignment, task, 0, 1, "running"))
+    desk.run()
+    assert not [message for message in pi1.of(CancelAssigned) if message.force]
+    client.send(Cancel(task=task, ranges=((0, 1),), force=True))
+    desk.run()
+    for device, number in ((pi1, stray.assignment), (pi2, pi2.assignments[0].assignment)):
+        killed = [message for message in device.of(CancelAssigned) if message.force]
+        assert [(each.assignment, each.ranges) for each in killed] == [(number, ((0, 1),))]

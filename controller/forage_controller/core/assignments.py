@@ -333,6 +333,9 @@ class Assignments:
             but: An assignment that is left alone.
         """
         found: dict[int, tuple[Open, RangeSet]] = {}
+        if force and task.strays:
+            ranges = tuple(ranges)
+            _kill_strays(task, RangeSet(ranges))
         for low, high in ranges:
             for page in task.pages_of(low, high):
                 for opened in page.holding(low, high):
@@ -404,6 +407,14 @@ def _send(device: Device, batch: list[tuple[Open, Assignment]]) -> None:
     for opened, _wire_form in batch:
         # Cancelled before it left.
         _call_off(opened, opened.called_off, force=False)
+
+
+def _kill_strays(task: Task, calls: RangeSet) -> None:
+    """Of what was given up and runs on all the same, end what nobody wants."""
+    for number, (device, low, high) in task.strays.items():
+        unwanted = tuple(calls.common(low, high))
+        if unwanted and device.link is not None:
+            device.link.send(CancelAssigned(assignment=number, ranges=unwanted, force=True))
 
 
 def _call_off(opened: Open, calls: RangeSet, *, force: bool) -> None:

@@ -81,12 +81,7 @@ class Reconciler:
                 self.give_back(opened, high, now_ms)
             if opened.number in self._assignments.open:
                 self._assignments.remind(opened)
-        device.strays = {
-            row[0]: None
-            for row in inventory.rows
-            if row[4] == "running" and row[0] not in self._assignments.open
-        }
-        self._assignments.touched[device.name] = device
+        self._note_strays(device, inventory)
         # The newest first, so that the oldest ends in front of the queue.
         for opened in reversed(list(device.assignments.values())):
             if opened.number in held:
@@ -95,6 +90,22 @@ class Reconciler:
                 self._losses.lose(opened, "it was started anew", now_ms)
             elif self._never_started(device, opened, inventory.received):
                 self.take_back(opened, "never arrived", now_ms)
+
+    def _note_strays(self, device: Device, inventory: DeviceInventory) -> None:
+        """What a device runs though it is not open here."""
+        tasks = self._ledger.tasks
+        for number, task_id in device.strays.items():
+            if task_id in tasks:
+                tasks[task_id].strays.pop(number, None)
+        device.strays = {
+            number: task_id
+            for number, task_id, _low, _high, state in inventory.rows
+            if state == "running" and number not in self._assignments.open
+        }
+        for number, task_id, low, high, _state in inventory.rows:
+            if number in device.strays and task_id in tasks:
+                tasks[task_id].strays[number] = (device, low, high)
+        self._assignments.touched[device.name] = device
 
     def _never_started(self, device: Device, opened: Open, received: int) -> bool:
         """Whether an assignment missing from an inventory can never start there.

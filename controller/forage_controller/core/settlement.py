@@ -92,6 +92,7 @@ class Settlement:
             (outcomes.low, outcomes.high),
         ):
             del device.strays[outcomes.assignment]
+            task.strays.pop(outcomes.assignment, None)
             self._assignments.touched[device.name] = device
         if opened is not None and (opened.task is not task or opened.device is not device):
             raise DecodeError("outcomes of an assignment that is another's")

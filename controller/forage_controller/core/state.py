@@ -56,8 +56,9 @@ class Device:
     """When it was last asked for its inventory, on this link."""
     assignments: dict[int, "Open"] = field(default_factory=dict)
     """What is open here, oldest first."""
-    strays: dict[int, None] = field(default_factory=dict)
-    """What it said that it runs and that is not open here: it keeps slots busy all the same."""
+    strays: dict[int, str] = field(default_factory=dict)
+    """Assignments that it said it runs and that are not open here, and their task: they keep slots
+    busy all the same."""
     work_us: int = 0
     """Estimated work of those."""
     work_bytes: int = 0
@@ -270,6 +271,8 @@ class Task:
     collected: RangeSet = field(default_factory=RangeSet)
     done: RangeSet = field(default_factory=RangeSet)
     """Settled or collected: not to be run again."""
+    strays: dict[int, tuple[Device, int, int]] = field(default_factory=dict)
+    """Assignments of it that a device runs though they are not open here: (device, low, high)."""
     started: dict[int, int] = field(default_factory=dict)
     """Call reported started -> its assignment, until it is done or assigned again."""
     lost_on: dict[int, list[str]] = field(default_factory=dict)
