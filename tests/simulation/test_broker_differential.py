@@ -140,7 +140,8 @@ class Real:
         self._all.append((step.client, client.received))
 
     def _settle(self) -> None:
-        for client in self._open.values():
+        # Once so that the broker has what each said, once more so that each has what came of it.
+        for client in (*self._open.values(), *self._open.values()):
             client.settle()
 
     def _prefixed(self, message: Publish) -> Publish:
