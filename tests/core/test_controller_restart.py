@@ -1,5 +1,6 @@
 """The controller's core after a restart: what was saved goes on, what was not comes again."""
 
+from dataclasses import replace
 from typing import Any
 
 from core.desk import CODE, KEY, TOPICS, Desk
@@ -230,3 +231,18 @@ def test_an_outcome_of_a_task_not_yet_known_is_kept_for_its_page() -> None:
     assert again.of(Acknowledge)
     assert second.core.ledger.settled == 1
     assert not again.assignments
+
+
+def test_two_attempts_of_a_call_are_known_as_such_after_a_restart() -> None:
+    first = _assignment(0, 4, f"{'1'.zfill(16)}-1")
+    clone = replace(_assignment(3, 4, f"{'2'.zfill(16)}-1", "pi2"), assignment=(5 << 40) + 99)
+    desk = Desk(recovered=_state(4, assignments=(first, clone))).begin()
+    pi1 = desk.device("pi1", answers=False)
+    pi2 = desk.device("pi2", answers=False)
+    pi1.inventory((first.assignment, TASK, 0, 4, "running"))
+    pi2.inventory((clone.assignment, TASK, 3, 4, "running"))
+    desk.run()
+    # The loss of one attempt sends out what nobody else has, and no third of the call.
+    pi2.say("lost")
+    assert desk.core.backlog.waiting == 0
+    assert first.assignment in desk.core.assignments.open

@@ -233,13 +233,13 @@ class Dispatcher:
         self._stealing.steal(now_ms)
         self._stragglers.look(self._stealing.free, now_ms)
 
-    def _clone(self, opened: Open, index: int, device: Device, now_ms: int) -> bool:
-        """Let a device make a second attempt at a call; False where it cannot now."""
+    def _clone(self, opened: Open, index: int, device: Device, now_ms: int) -> Open | None:
+        """Let a device make a second attempt at a call; None where it cannot now."""
         task, page = opened.task, opened.page
         items = self._pages.items(task, page)
         if items is None:
             # Being read: another time.
-            return False
+            return None
         calls = join_calls(items[index - page.first : index - page.first + 1])
         pending = Pending(
             task=task,
@@ -250,18 +250,18 @@ class Dispatcher:
         )
         queue = self._backlog.queue_of(page)
         if self._why_unfit(device, pending, len(calls), device.work_bytes):
-            return False
+            return None
         if not self._hand_code(queue, pending, device):
-            return False
+            return None
         beat_ms = min(_BEAT_MS_MAX, max(10, self._detect_ms(device) // 4))
         checkpoint = _checkpoint_for(device, pending)
-        self._assignments.assign(
+        made = self._assignments.assign(
             pending, 1, calls, device, beat_ms, now_ms, checkpoint, is_clone=True
         )
         opened.has_clone = True
         self._assignments.send()
         self._look_at_room(device, now_ms)
-        return True
+        return made
 
     def _take_turns(self, priority: int, left: int, now_ms: int) -> int:
         """Clients and functions take turns while a device has room; how many slices are left."""

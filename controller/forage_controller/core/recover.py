@@ -60,6 +60,9 @@ def recover(
         )
         assignments.register(opened, 0)
         assignments.settled_before(opened, 0)
+    for opened in assignments.open.values():
+        # Two attempts of a call are on purpose, whichever of them was the first.
+        opened.has_clone = len(opened.page.holding(opened.low, opened.end)) > 1
     for task in list(ledger.tasks.values()):
         for page in task.pages.values():
             ledger.queue(task, page, 0)

@@ -474,7 +474,9 @@ def _moved(task: Task, opened: Open, index: int, reason: str) -> Counters:
 
 def _how(outcomes: OutcomeSet) -> str:
     """How an attempt ended whose last outcomes these are."""
-    reasons = {reason: None for _index, reason, _final in outcomes.errors}
+    if not outcomes.errors:
+        return "done"
+    reasons = [reason for _index, reason, _final in outcomes.errors]
     if "cancelled" in reasons:
         return "cancelled"
     return "its lease was over" if "lost" in reasons else "done"

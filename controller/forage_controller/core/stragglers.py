@@ -69,7 +69,7 @@ def copy_us(
 class Stragglers:
     """Looks for calls worth a second attempt while slots are free.
 
-    `clone(opened, index, device, now_ms)` makes one; False where it cannot (now).
+    `clone(opened, index, device, now_ms)` makes one; None where it cannot (now).
     """
 
     __slots__ = ("_assignments", "_backlog", "_clone", "_clones", "_devices", "_look_ms")
@@ -79,7 +79,7 @@ class Stragglers:
         assignments: Assignments,
         backlog: Backlog,
         devices: dict[str, Device],
-        clone: Callable[[Open, int, Device, int], bool],
+        clone: Callable[[Open, int, Device, int], Open | None],
     ) -> None:
         self._assignments = assignments
         self._backlog = backlog
@@ -171,8 +171,9 @@ class Stragglers:
             )
             if left is None or copy >= left:
                 return None
-            if self._clone(opened, index, device, now_ms):
-                self._clones[next(reversed(self._assignments.open))] = None
+            made = self._clone(opened, index, device, now_ms)
+            if made is not None:
+                self._clones[made.number] = None
                 return device
         return None
 
