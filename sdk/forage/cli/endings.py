@@ -60,7 +60,7 @@ _HINTS: dict[type[ForageError], str] = {
     ),
     NoDevice: "See what there is with `forage device ls`.",
     Refused: "Check the address and its credentials, --broker mqtt://user:password@host.",
-    TaskTimeout: "Give it more time with --timeout-s.",
+    TaskTimeout: "Give it more time with --timeout-s (to run) or --deadline-s (in all).",
     VersionMismatch: "Compare `forage --version` here with `forage device ls`.",
 }
 """What to type next, where an error does not say so itself."""
