@@ -6,9 +6,9 @@ an open broker is for loopback. Resolves no names and opens nothing.
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
+from forage_wire.records import field, guarded_dataclass
 from forage_wire.texts import check_text
 
 __all__ = [
@@ -42,7 +42,7 @@ def is_loopback_host(host: str) -> bool:
     return address.is_loopback
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@guarded_dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerAddress:
     """Where a broker listens and what it asks for.
 

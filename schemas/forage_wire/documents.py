@@ -3,12 +3,11 @@
 One frozen class for each rule of `forage.cddl`; fields as in `forage_wire.messages`.
 """
 
-from dataclasses import field
 from typing import Annotated
 
 from forage_wire import fields, kinds
 from forage_wire.limits import PACKET_BYTES_MAX
-from forage_wire.records import dataclass
+from forage_wire.records import dataclass, field
 
 __all__ = [
     "JSON_DOCUMENTS",

@@ -7,10 +7,10 @@ read by people, holds a measurement.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from forage_wire.limits import LIST_ITEMS_MAX, RANGES_MAX, TEXT_CHARACTERS_MAX
+from forage_wire.records import dataclass
 
 __all__ = [
     "Kind",

@@ -15,7 +15,6 @@ cuts what is above the packet limit into parts, and hands in-order messages to i
 """
 
 from collections import deque
-from dataclasses import replace
 
 from forage_wire.codec import decode, encode
 from forage_wire.errors import DecodeError
@@ -31,7 +30,7 @@ from forage_wire.limits import (
 )
 from forage_wire.messages import Linked, Part, Seen, Unusable
 from forage_wire.parts import PartAssembler, cut_parts
-from forage_wire.records import dataclass
+from forage_wire.records import dataclass, replace
 
 __all__ = ["Link", "Outgoing", "fits_packet", "link_number"]
 

@@ -9,7 +9,6 @@ Messages between a controller and a device or client are `Linked`: they name bot
 and are numbered (see `forage_wire.link`).
 """
 
-from dataclasses import field
 from typing import Annotated
 
 from forage_wire import fields, kinds
@@ -27,7 +26,7 @@ from forage_wire.documents import (
 from forage_wire.fields import SESSION_PATTERN
 from forage_wire.limits import CALL_BYTES_MAX, PACKET_BYTES_MAX, PART_BYTES, PARTS_MAX
 from forage_wire.ranges import Ranges
-from forage_wire.records import dataclass
+from forage_wire.records import dataclass, field
 from forage_wire.table import table_of
 from forage_wire.work import Assignment, Header, Options, OutcomeSet, Page
 

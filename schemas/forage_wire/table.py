@@ -1,13 +1,12 @@
 """The tables by which messages are encoded and decoded, made from the classes' annotations."""
 
-from dataclasses import MISSING, fields
-from inspect import get_annotations
 from typing import Any, get_args
 
 from forage_wire.ignored import note_ignored
 from forage_wire.kinds import Kind
+from forage_wire.records import NOTHING, columns_of
 
-__all__ = ["Table", "annotations_of", "table_of"]
+__all__ = ["Table", "table_of"]
 
 
 class Table:
@@ -17,17 +16,16 @@ class Table:
 
     def __init__(self, message_class: type) -> None:
         self.message_class = message_class
-        annotations = annotations_of(message_class)
         columns = []
-        for field in fields(message_class):
-            _, key, kind = _parts_of(annotations[field.name])
-            default = field.default
-            if field.default_factory is not MISSING:
-                default = field.default_factory()
-            columns.append((field.name, key, kind.decode, kind.encode, default))
+        for column in columns_of(message_class):
+            _, key, kind = _parts_of(column.type)
+            default = column.default
+            if column.default_factory is not None:
+                default = column.default_factory()
+            columns.append((column.name, key, kind.decode, kind.encode, default))
         self.columns: tuple[tuple[str, str, Any, Any, Any], ...] = tuple(columns)
         self._by_key = {key: (name, decode) for name, key, decode, _encode, _ in columns}
-        self._required = {name: key for name, key, _, _, default in columns if default is MISSING}
+        self._required = {name: key for name, key, _, _, default in columns if default is NOTHING}
         if len(self._by_key) != len(columns):
             raise AssertionError(f"{message_class.__name__} uses a key twice")
 
@@ -36,7 +34,7 @@ class Table:
         found: dict[str, Any] = {}
         for name, key, _decode, encode, default in self.columns:
             value = getattr(message, name)
-            if value is default or (default is not MISSING and value == default):
+            if value is default or (default is not NOTHING and value == default):
                 continue
             found[key] = value if encode is None else encode(value)
         return found
@@ -74,14 +72,6 @@ def _parts_of(annotation: Any) -> tuple[Any, str, Kind]:
     if len(found) != 3:
         raise AssertionError(f"{annotation} is not Annotated[type, key, kind]")
     return found[0], found[1], found[2]
-
-
-def annotations_of(message_class: type) -> dict[str, Any]:
-    """The annotations of a dataclass and of those it inherits from, by field."""
-    found: dict[str, Any] = {}
-    for base in reversed(message_class.__mro__):
-        found.update(get_annotations(base))
-    return found
 
 
 _tables: dict[type, Table] = {}

@@ -8,7 +8,6 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from weakref import WeakValueDictionary
 
@@ -17,6 +16,7 @@ from forage.core.commands import ResolveCalls
 from forage.errors import TaskCancelled
 from forage.future import CANCELLED, FINISHED, LOCK, PENDING, RUNNING, Future
 from forage_wire.ranges import Ranges
+from forage_wire.records import guarded_dataclass
 from forage_wire.topics import call_name
 
 if TYPE_CHECKING:
@@ -322,7 +322,7 @@ class BatchCalls(TaskCalls):
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@guarded_dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """How far a batch is, in calls."""
 

@@ -11,11 +11,11 @@ are left to other readers.
 import getpass
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from forage_wire.address import BrokerAddress, check_allowed, parse_broker_address
+from forage_wire.records import dataclass
 from forage_wire.topics import fold_name, is_name
 
 __all__ = ["BROKER_DEFAULT", "ClientConfig", "configuration_files", "read_config"]

@@ -10,12 +10,12 @@ The package `zeroconf` is loaded where it is needed, and only the extra `mdns` i
 import socket
 import threading
 import time
-from dataclasses import dataclass, replace
 from typing import Any
 
 from forage.config import ClientConfig
 from forage.errors import NotConnected
 from forage_wire.address import BrokerAddress, check_allowed
+from forage_wire.records import dataclass, replace
 
 __all__ = ["SERVICE_TYPE", "Announced", "Search", "find_brokers", "located"]
 
@@ -38,6 +38,9 @@ class Search:
     service_type: str = SERVICE_TYPE
 
 
+_USUAL = Search()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announced:
     """A broker that announces itself."""
@@ -49,7 +52,7 @@ class Announced:
     """It says that it is there for forage; others may serve anything."""
 
 
-def find_brokers(search: Search = Search()) -> list[Announced]:
+def find_brokers(search: Search = _USUAL) -> list[Announced]:
     """The brokers that answer on the local network, those that say they are forage's first.
 
     Raises:
@@ -98,7 +101,7 @@ def _announced(name: str, details: Any) -> list[Announced]:
     ]
 
 
-def located(config: ClientConfig, search: Search = Search()) -> ClientConfig:
+def located(config: ClientConfig, search: Search = _USUAL) -> ClientConfig:
     """The settings with a broker in them, where none was named.
 
     Args:

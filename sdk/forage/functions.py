@@ -1,11 +1,11 @@
 """What a submission names: a Python function made ready to travel, or one installed on devices."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from forage.errors import NotSerializable
 from forage_wire.limits import CALL_BYTES_MAX
+from forage_wire.records import dataclass
 from forage_wire.texts import check_text, writable
 from forage_wire.values import FunctionCache, ShippedFunction, encode_call
 

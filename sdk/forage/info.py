@@ -5,10 +5,10 @@ this version does not know is left out, so that either side may be the newer one
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from forage.errors import ForageError, NoDevice
+from forage_wire.records import columns_of, field, guarded_dataclass
 
 if TYPE_CHECKING:
     from forage.client import Client
@@ -19,7 +19,7 @@ _Record = TypeVar("_Record")
 
 
 def _from_row(record_class: type[_Record], row: Mapping[str, Any]) -> _Record:
-    known = {item.name for item in fields(record_class)}  # type: ignore[arg-type]
+    known = {column.name for column in columns_of(record_class)}
     return record_class(**{key: value for key, value in row.items() if key in known})
 
 
@@ -30,7 +30,7 @@ class _Bound:
     _client: "Client"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@guarded_dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceInfo(_Bound):
     """One device as the controller knows it at the moment of the question."""
 
@@ -142,7 +142,7 @@ class DeviceInfo(_Bound):
         return info
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@guarded_dataclass(frozen=True, slots=True, kw_only=True)
 class CallProgress:
     """What a running call has said of how far it is, with `forage.progress`."""
 
@@ -151,7 +151,7 @@ class CallProgress:
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@guarded_dataclass(frozen=True, slots=True, kw_only=True)
 class TaskInfo:
     """One task as the controller knows it at the moment of the question."""
 
@@ -193,7 +193,7 @@ class TaskInfo:
         return _from_row(cls, {**row, "progress": progress})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@guarded_dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One assignment of calls to a device."""
 
@@ -222,7 +222,7 @@ class Attempt:
         return _from_row(cls, row)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@guarded_dataclass(frozen=True, slots=True, kw_only=True)
 class CallCheckpoint:
     """The last `forage.checkpoint` of a call that has not ended: its next attempt goes on there."""
 
@@ -237,7 +237,7 @@ class CallCheckpoint:
     """Seconds since it came to the controller; None: before its present start."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@guarded_dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """Why a task or call is where it is; `str()` of it is a text for people."""
 

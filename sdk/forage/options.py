@@ -1,12 +1,12 @@
 """Options of submissions: from what users write to what goes into a task's header."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from forage_wire.limits import LEASE_MS_MIN, REPLICAS_MAX
 from forage_wire.messages import Options
+from forage_wire.records import replace
 from forage_wire.texts import check_text
 from forage_wire.topics import is_name
 

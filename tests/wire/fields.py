@@ -1,15 +1,15 @@
 """The fields of the wire's classes, read from their annotations."""
 
-import dataclasses
+from dataclasses import dataclass
 from typing import get_args
 
+from forage_wire import records
 from forage_wire.kinds import Kind
-from forage_wire.table import annotations_of
 
 __all__ = ["Column", "columns_of"]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Column:
     """One field of a message class."""
 
@@ -21,12 +21,8 @@ class Column:
 
 def columns_of(message_class: type) -> list[Column]:
     """The fields of a message class, in order."""
-    annotations = annotations_of(message_class)
     found = []
-    for field in dataclasses.fields(message_class):
-        _type, key, kind = get_args(annotations[field.name])
-        required = (
-            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        )
-        found.append(Column(field.name, key, kind, required))
+    for column in records.columns_of(message_class):
+        _type, key, kind = get_args(column.type)
+        found.append(Column(column.name, key, kind, column.is_required))
     return found

@@ -5,10 +5,8 @@ A `Save` groups operations; the store commits groups in order, several at a time
 core's business: it sends only after that event.
 """
 
-from dataclasses import field
-
 from forage_wire.ranges import Ranges
-from forage_wire.records import dataclass
+from forage_wire.records import dataclass, field
 
 __all__ = [
     "ClosedAssignment",

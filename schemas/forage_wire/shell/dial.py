@@ -12,8 +12,9 @@ import socket
 import ssl
 import threading
 import time
-from dataclasses import dataclass
 from typing import Literal
+
+from forage_wire.records import dataclass
 
 __all__ = ["Dial", "DialFailure", "words_for"]
 

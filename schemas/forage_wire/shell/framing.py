@@ -14,7 +14,7 @@ No sockets, no clock: bytes in, packets out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from forage_wire.records import dataclass
 
 __all__ = [
     "MalformedError",

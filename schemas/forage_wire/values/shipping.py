@@ -16,7 +16,6 @@ that pickle holds no code (a bound method of an object of a user's module, a par
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from hashlib import sha256
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, Final, Literal, NamedTuple
@@ -25,6 +24,7 @@ import cbor2
 
 from forage_wire.errors import NotSerializable
 from forage_wire.limits import CALL_BYTES_MAX
+from forage_wire.records import dataclass, field
 from forage_wire.values.checking import differs_from_text, global_names
 from forage_wire.values.modules import ModuleText, attribute_of, unwrapped
 from forage_wire.values.pickles import PYTHON, describe, dump

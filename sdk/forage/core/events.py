@@ -1,7 +1,5 @@
 """What the client's core is told, beyond what every core is told (`forage_wire.io`)."""
 
-from dataclasses import field
-
 from forage_wire.io import (
     BatchEnded,
     Connected,
@@ -11,7 +9,7 @@ from forage_wire.io import (
 )
 from forage_wire.messages import Options
 from forage_wire.ranges import Ranges
-from forage_wire.records import dataclass
+from forage_wire.records import dataclass, field
 
 __all__ = [
     "AttachAsked",

@@ -6,13 +6,12 @@ then it has ended and the controller may let go of it, so that until then a cont
 again, and another client that attaches, find every outcome.
 """
 
-from dataclasses import replace
-
 from forage.core.commands import Command, NoteAttempts, NoteProgress, NoteStarted, ReplicasEnded
 from forage.core.events import AttachAsked
 from forage.core.tasks import TaskRecord
 from forage_wire.messages import Progress, Started
 from forage_wire.ranges import Ranges
+from forage_wire.records import replace
 from forage_wire.replicas import ReplicaLayout
 
 __all__ = ["attached_record", "attempts_of", "decide", "hold", "news_of", "open_calls"]
