@@ -91,8 +91,9 @@ FOLD_STRAIGHT_BYTES = 64 << 20
 FOLD_IDLE_S = 15.0
 # One fsync takes less than a millisecond on a good disk; beginning one at once for every message
 # would spend the processor on commits, beside the very call that is being handled. So a commit
-# gathers what comes in this time, unless somebody's work waits for it.
-GATHER_S = 0.005
+# gathers what comes in this time, unless somebody's work waits for it. At 5 ms, calls that were made
+# one after another cost the controller a sixth more.
+GATHER_S = 0.02
 LOADED_BYTES_MAX = 1 << 20
 # A full disk is tried again after this.
 FULL_RETRY_S = 1.0
