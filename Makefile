@@ -13,7 +13,7 @@ help:
 	@echo "make demo             the main job: real work on three devices, one of them killed on the way"
 	@echo "make test             all tests (the short lanes)"
 	@echo "make test-slow        the longer lanes: everything killed again and again, and the like"
-	@echo "make chaos            real processes struck again and again, ROUNDS=100 times (SEED=1: the first seed, ENGINE=, REPORT=)"
+	@echo "make chaos            real processes struck again and again, ROUNDS=100 times (SEED=1: the first seed, ENGINE=, JOBS=, REPORT=)"
 	@echo "make simulate         the cores in a simulated world, SEEDS=2000 times (FIRST=0: the first seed)"
 	@echo "make mutants          the planted bugs: each must be found by the simulator (MUTANT=: one)"
 	@echo "make scale            what a call costs the controller, with 10 to 10,000 devices"
@@ -43,8 +43,10 @@ ROUNDS ?= 100
 SEED ?= 1
 ENGINE ?= both
 REPORT ?=
+# JOBS=2 plays rounds in so many processes side by side.
+JOBS ?= 1
 chaos: $(STAMP)
-	PYTHONPATH=tests $(BIN)/python -m chaos --rounds $(ROUNDS) --seed $(SEED) --engine $(ENGINE) $(if $(REPORT),--report $(REPORT))
+	PYTHONPATH=tests $(BIN)/python -m chaos --rounds $(ROUNDS) --seed $(SEED) --engine $(ENGINE) --jobs $(JOBS) $(if $(REPORT),--report $(REPORT))
 
 FIRST ?= 0
 simulate: $(STAMP)

@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import forage
 from chaos import lasting_broker
+from chaos.pair import CONTROLLERS, SAME_DISK, SYNCHRONOUS, Log, Pair
 from chaos.proxy import HOST, Proxies, Proxy
 from chaos.work import Work
 from forage import Client, LocalCluster
@@ -25,7 +27,7 @@ from forage_wire.codec import decode
 from forage_wire.errors import WireError
 from forage_wire.messages import Acknowledged
 
-__all__ = ["Ground", "Leaver", "ProxiedCluster"]
+__all__ = ["Earlier", "Ground", "Leaver", "ProxiedCluster"]
 
 DETECT_S = 0.5
 DEVICES = 3
@@ -44,6 +46,8 @@ class ProxiedCluster(LocalCluster):
         self.proxies = proxies
         self.prefixes = dict(prefixes)
         self.is_lasting = settings.get("engine") == "mosquitto"
+        self.has_standby = False
+        """Whether the controller, too, stands by where another rules."""
 
     @property
     def broker_port(self) -> int:
@@ -62,12 +66,45 @@ class ProxiedCluster(LocalCluster):
         command[command.index("--broker") + 1] = self.url_through(role)
         return [*self.prefixes.get(role, ()), *command]
 
+    def _controller_command(self) -> list[str]:
+        command = super()._controller_command()
+        return [*command, "--standby"] if self.has_standby else command
+
+    def add_standby(self, folder: Path, state_dir: str) -> LocalProcess:
+        """A second controller, with its log below the folder; not started yet."""
+
+        def command() -> list[str]:
+            own = list(super(ProxiedCluster, self)._controller_command())
+            own[own.index("--broker") + 1] = self.url_through("standby")
+            own[own.index("--name") + 1] = CONTROLLERS["standby"]
+            own[own.index("--state-dir") + 1] = state_dir
+            return [*own, "--standby"]
+
+        assert self._keeper is not None
+        return LocalProcess(
+            "standby",
+            self._keeper,
+            command=command,
+            environment=self._environment(folder / "tmp"),
+            folder=folder / "standby",
+        )
+
     def _broker_command(self) -> list[str]:
         command = super()._broker_command()
         if self.is_lasting:
             start = command.index("-m")
             command[start : start + 2] = [lasting_broker.__file__]
         return [*self.prefixes.get("broker", ()), *command]
+
+
+@dataclass
+class Earlier:
+    """A round that is over, to be looked at again when the next one is."""
+
+    folder: Path
+    works: list[Work]
+    limits: frozenset[str]
+    """Which documented limits it has met; see `chaos.limits`."""
 
 
 class Leaver:
@@ -118,6 +155,7 @@ class Ground:
         devices: int = DEVICES,
         slots: int = SLOTS,
         detect_s: float = DETECT_S,
+        standby: str = "",
         env: Mapping[str, str] | None = None,
         prefixes: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
@@ -130,12 +168,18 @@ class Ground:
             devices: How many.
             slots: Calls that each runs at a time.
             detect_s: Silence after which a device counts as dead.
+            standby: SAME_DISK, OWN_DISK or SYNCHRONOUS: a second controller; both stand by for
+                the other. Empty: there is one controller.
             env: Environment variables of all services.
             prefixes: For some roles, a command (by its whole path) that runs their own.
         """
         self.engine = engine
         self.folder = folder
+        self._devices = devices
+        self.standby = standby
         self.proxies = Proxies(seed)
+        if standby == SYNCHRONOUS:
+            env = {**(env or {}), "FORAGE_SYNCHRONOUS": "true"}
         self.cluster = ProxiedCluster(
             self.proxies,
             prefixes or {},
@@ -146,19 +190,33 @@ class Ground:
             state_dir=folder / "cluster",
             env=env,
         )
+        self.cluster.has_standby = bool(standby)
+        self.pair: Pair | None = None
+        """What the two controllers say, where there are two."""
+        self.logs: dict[str, Log] = {}
+        """Role → what each of the two has written in this round."""
         self.clients: list[Client] = []
         self.leaver: Leaver | None = None
-        self.earlier: tuple[Path, list[Work]] | None = None
-        """Folder and work of the round before this one."""
+        self.earlier: Earlier | None = None
+        """What is left of the round before this one."""
+        self.thawed_ns: dict[str, list[int]] = {}
+        """Role → when it was thawed in this round, by CLOCK_BOOTTIME."""
         self.done: list[str] = []
         """What was done to it in this round, in order."""
+        self._second: LocalProcess | None = None
+        self._frozen: dict[str, None] = {}
         self._killed: dict[str, None] = {}
         """Roles that were sent SIGKILL, and that the kernel may not have ended yet."""
 
     def __enter__(self) -> Self:
         self.proxies.__enter__()
         try:
+            if self.standby:
+                names = [f"device-{number + 1}" for number in range(self._devices)]
+                self.pair = Pair(self.proxies, self.standby, names)
             self.cluster.start()
+            if self.pair is not None:
+                self._start_standby()
             self.clients = [self.connect("client-a"), self.connect("client-b")]
         except BaseException:
             self.close()
@@ -183,6 +241,15 @@ class Ground:
             for client in self.clients:
                 ends.callback(client.shutdown, wait=False, cancel_futures=True)
 
+    def _start_standby(self) -> None:
+        folder = self.folder / "cluster"
+        of_first = folder / "controller" / "state"
+        state_dir = str(of_first) if self.standby == SAME_DISK else "state"
+        self._second = self.cluster.add_standby(folder, state_dir)
+        self._second.begin()
+        self.logs = {role: Log(self.services[role].log) for role in CONTROLLERS}
+        self.wait_until_paired(READY_S)
+
     def connect(self, name: str) -> Client:
         """A client behind a proxy of this name."""
         return forage.connect(self.cluster.url_through(name), user="tester", timeout_s=READY_S)
@@ -194,11 +261,19 @@ class Ground:
         """By role."""
         assert self.cluster.broker is not None
         devices = {device.name: device for device in self.cluster.devices}
-        return {"broker": self.cluster.broker, "controller": self.cluster.controller, **devices}
+        found = {"broker": self.cluster.broker, "controller": self.cluster.controller, **devices}
+        return found if self._second is None else {**found, "standby": self._second}
 
     def proxy(self, role: str) -> Proxy:
         """The one before this role."""
         return self.proxies.add(role)
+
+    def begin_round(self) -> None:
+        """Forget what was done and said in the one before."""
+        self.done.clear()
+        self.thawed_ns = {}
+        for log in self.logs.values():
+            log.begin()
 
     def launch_leaver(self, gate: Path, token: str, calls: int, tasks: int = 1) -> Leaver:
         """Start a client that may be killed."""
@@ -230,9 +305,17 @@ class Ground:
         with contextlib.suppress(ProcessLookupError):
             os.kill(service.pid, number)
         if number == signal.SIGSTOP:
+            self._frozen[role] = None
             service.freeze()
         elif number == signal.SIGCONT:
-            service.thaw()
+            self._thaw(role, service)
+
+    def _thaw(self, role: str, service: LocalProcess) -> None:
+        if role in self._frozen:
+            del self._frozen[role]
+            now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            self.thawed_ns.setdefault(role, []).append(now_ns)
+        service.thaw()
 
     def revive(self, role: str, *, keeps_disk: bool = True) -> None:
         """Start it again if it does not run, without waiting until it is ready."""
@@ -242,6 +325,7 @@ class Ground:
         # What was struck dead a moment ago may not be known to be dead yet.
         service.kill()
         self._killed.pop(role, None)
+        self._frozen.pop(role, None)
         if role == "broker" and not keeps_disk:
             self.forget_disk()
         self.note(f"start {role}" + ("" if keeps_disk else " without its disk"))
@@ -256,8 +340,8 @@ class Ground:
     def heal(self, *, spares_silent: bool = False) -> None:
         """Everything runs again, nothing stands between; returns before they have met again."""
         self.proxies.heal(spares_silent=spares_silent)
-        for service in self.services.values():
-            service.thaw()
+        for role, service in self.services.items():
+            self._thaw(role, service)
         for role in self.dead():
             self.revive(role)
         self.note("heal")
@@ -286,6 +370,20 @@ class Ground:
                 return
             if time.monotonic() > deadline_s:
                 raise forage.ForageError(f"only {sorted(alive)} are alive after {limit_s:g} s")
+            time.sleep(0.02)
+
+    def wait_until_paired(self, limit_s: float) -> None:
+        """Until one controller rules and the other could take over; ForageError where not."""
+        assert self.pair is not None
+        deadline_s = time.monotonic() + limit_s
+        while True:
+            for role in self.dead():
+                self.revive(role)
+            _, why = self.pair.present()
+            if not why:
+                return
+            if time.monotonic() > deadline_s:
+                raise forage.ForageError(f"{why}, after {limit_s:g} s")
             time.sleep(0.02)
 
     def log_tails(self) -> str:

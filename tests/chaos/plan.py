@@ -26,13 +26,34 @@ from chaos.faults import (
 )
 from chaos.ground import Ground
 from chaos.packets import CONNACK, CONNECT, PUBACK, SUBACK, SUBSCRIBE
+from chaos.pair import OWN_DISK, SAME_DISK, SYNCHRONOUS
 
-__all__ = ["KINDS", "Plan", "Step"]
+__all__ = ["BY_PROXY", "KINDS", "STANDBYS", "Plan", "Step"]
 
 DEVICES = ("device-1", "device-2", "device-3")
 CLIENTS = ("client-a", "client-b", "leaver")
 PROCESSES = ("controller", "controller", "broker", "broker", *DEVICES, "leaver")
 BEHIND_PROXIES = ("controller", "controller", *DEVICES, *CLIENTS)
+ROUNDS_OF_ONE_KIND = 8
+STANDBYS = ("", SAME_DISK, "", OWN_DISK, "", SYNCHRONOUS)
+"""Which second controller there is, by turns of so many seeds: a ground has one kind of it."""
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Who is on the ground, as often as each is to be picked among the others."""
+
+    processes: tuple[str, ...]
+    behind_proxies: tuple[str, ...]
+    controllers: tuple[str, ...]
+
+
+ALONE = Cast(PROCESSES, BEHIND_PROXIES, ("controller",))
+PAIR = Cast(
+    (*PROCESSES, "standby", "standby"),
+    (*BEHIND_PROXIES, "standby", "standby"),
+    ("controller", "standby"),
+)
 
 POINTS = {
     "controller": [
@@ -54,6 +75,8 @@ POINTS = {
         (DOWN, "/controller/"),
     ],
     "client": [(UP, "/from/"), (DOWN, "/to/"), (DOWN, "/task/"), (UP, "/presence$")],
+    # Whichever of two it is: what is said between them, said or heard.
+    "pair": [(UP, "/standby/"), (DOWN, "/standby/"), (UP, "/replica/"), (DOWN, "/replica/")],
 }
 """The messages of the protocol, by who sends (UP) or receives them."""
 
@@ -72,15 +95,18 @@ class Step:
     """Whether what is dead is started again before it."""
 
 
-def _point(source: random.Random) -> tuple[str, str, str]:
+def _point(source: random.Random, cast: Cast) -> tuple[str, str, str]:
     """(role, direction, topic) of one message of the protocol."""
-    role = source.choice(BEHIND_PROXIES)
-    group = "controller" if role == "controller" else "device" if role in DEVICES else "client"
-    return (role, *source.choice(POINTS[group]))
+    role = source.choice(cast.behind_proxies)
+    if role in cast.controllers:
+        points = POINTS["controller"] + (POINTS["pair"] if cast is PAIR else [])
+    else:
+        points = POINTS["device" if role in DEVICES else "client"]
+    return (role, *source.choice(points))
 
 
-def _two(source: random.Random) -> list[str]:
-    return source.sample(sorted(set(PROCESSES)), 2)
+def _two(source: random.Random, cast: Cast) -> list[str]:
+    return source.sample(sorted(set(cast.processes)), 2)
 
 
 Blow = tuple[str, Callable[[Ground], None]]
@@ -94,28 +120,28 @@ def _signal_to(roles: list[str], number: signal.Signals) -> Blow:
     return f"{number.name} {' and '.join(roles)}", strike
 
 
-def _kill(source: random.Random) -> Blow:
-    return _signal_to([source.choice(PROCESSES)], signal.SIGKILL)
+def _kill(source: random.Random, cast: Cast) -> Blow:
+    return _signal_to([source.choice(cast.processes)], signal.SIGKILL)
 
 
-def _kill_two(source: random.Random) -> Blow:
-    return _signal_to(_two(source), signal.SIGKILL)
+def _kill_two(source: random.Random, cast: Cast) -> Blow:
+    return _signal_to(_two(source, cast), signal.SIGKILL)
 
 
-def _freeze(source: random.Random) -> Blow:
-    return _signal_to([source.choice(PROCESSES)], signal.SIGSTOP)
+def _freeze(source: random.Random, cast: Cast) -> Blow:
+    return _signal_to([source.choice(cast.processes)], signal.SIGSTOP)
 
 
-def _freeze_two(source: random.Random) -> Blow:
-    return _signal_to(_two(source), signal.SIGSTOP)
+def _freeze_two(source: random.Random, cast: Cast) -> Blow:
+    return _signal_to(_two(source, cast), signal.SIGSTOP)
 
 
-def _thaw(source: random.Random) -> Blow:
-    return _signal_to(sorted(set(PROCESSES)), signal.SIGCONT)
+def _thaw(source: random.Random, cast: Cast) -> Blow:
+    return _signal_to(sorted(set(cast.processes)), signal.SIGCONT)
 
 
-def _restart(source: random.Random) -> Blow:
-    role = source.choice([role for role in PROCESSES if role != "leaver"])
+def _restart(source: random.Random, cast: Cast) -> Blow:
+    role = source.choice([role for role in cast.processes if role != "leaver"])
 
     def strike(ground: Ground) -> None:
         ground.strike(role, signal.SIGKILL)
@@ -132,12 +158,12 @@ def _restart_broker(keeps_disk: bool) -> Blow:
     return f"restart the broker with{'' if keeps_disk else 'out'} its disk", strike
 
 
-def _at_point(source: random.Random, number: signal.Signals) -> Blow:
-    place, direction, topic = _point(source)
-    role = source.choice(PROCESSES) if source.random() < 0.5 else place
+def _at_point(source: random.Random, cast: Cast, number: signal.Signals) -> Blow:
+    place, direction, topic = _point(source, cast)
+    role = source.choice(cast.processes) if source.random() < 0.5 else place
     if role in ("client-a", "client-b"):
         role = source.choice(["controller", "broker"])
-    roles = [role] if source.random() < 0.7 else sorted({role, source.choice(PROCESSES)})
+    roles = [role] if source.random() < 0.7 else sorted({role, source.choice(cast.processes)})
     skip = source.choice([0, 0, 1, 5])
     _, hit = _signal_to(roles, number)
     name = f"{number.name} at a point"
@@ -150,8 +176,8 @@ def _at_point(source: random.Random, number: signal.Signals) -> Blow:
     return text, strike
 
 
-def _rule(source: random.Random, name: str, action: Action, **how: object) -> Blow:
-    role = source.choice(BEHIND_PROXIES)
+def _rule(source: random.Random, cast: Cast, name: str, action: Action, **how: object) -> Blow:
+    role = source.choice(cast.behind_proxies)
     direction = source.choice([UP, DOWN, ""])
     rule_text = f"{name} {direction or 'both ways'} at {role} {how or ''}".rstrip()
 
@@ -161,31 +187,31 @@ def _rule(source: random.Random, name: str, action: Action, **how: object) -> Bl
     return rule_text, strike
 
 
-def _delay(source: random.Random) -> Blow:
+def _delay(source: random.Random, cast: Cast) -> Blow:
     high_s = source.choice([0.01, 0.1, 0.4])
-    return _rule(source, "delay", Delay(0.0, high_s), probability=source.choice([0.05, 0.5]))
+    return _rule(source, cast, "delay", Delay(0.0, high_s), probability=source.choice([0.05, 0.5]))
 
 
-def _drop(source: random.Random) -> Blow:
-    return _rule(source, "drop", Drop(), probability=source.choice([0.02, 0.2, 0.6]))
+def _drop(source: random.Random, cast: Cast) -> Blow:
+    return _rule(source, cast, "drop", Drop(), probability=source.choice([0.02, 0.2, 0.6]))
 
 
-def _duplicate(source: random.Random) -> Blow:
+def _duplicate(source: random.Random, cast: Cast) -> Blow:
     action = Duplicate(copies=source.choice([1, 3]))
-    return _rule(source, "duplicate", action, probability=source.choice([0.1, 1.0]))
+    return _rule(source, cast, "duplicate", action, probability=source.choice([0.1, 1.0]))
 
 
-def _reorder(source: random.Random) -> Blow:
+def _reorder(source: random.Random, cast: Cast) -> Blow:
     action = Reorder(passing=source.choice([1, 5]))
-    return _rule(source, "reorder", action, probability=source.choice([0.1, 0.5]))
+    return _rule(source, cast, "reorder", action, probability=source.choice([0.1, 0.5]))
 
 
-def _corrupt(source: random.Random) -> Blow:
-    return _rule(source, "corrupt", Corrupt(), probability=source.choice([0.02, 0.2]))
+def _corrupt(source: random.Random, cast: Cast) -> Blow:
+    return _rule(source, cast, "corrupt", Corrupt(), probability=source.choice([0.02, 0.2]))
 
 
-def _cut_at_topic(source: random.Random) -> Blow:
-    place, direction, topic = _point(source)
+def _cut_at_topic(source: random.Random, cast: Cast) -> Blow:
+    place, direction, topic = _point(source, cast)
     share, skip = source.choice([0.0, 0.5, 1.0]), source.choice([0, 1, 5])
 
     def strike(ground: Ground) -> None:
@@ -195,9 +221,9 @@ def _cut_at_topic(source: random.Random) -> Blow:
     return f"cut {place} at {topic} {direction}, after {skip}", strike
 
 
-def _cut_at_type(source: random.Random) -> Blow:
+def _cut_at_type(source: random.Random, cast: Cast) -> Blow:
     kind = source.choice([CONNECT, CONNACK, SUBSCRIBE, SUBACK, PUBACK])
-    place = source.choice(BEHIND_PROXIES)
+    place = source.choice(cast.behind_proxies)
 
     def strike(ground: Ground) -> None:
         ground.proxy(place).add(Rule("cut at packet type", Cut(0.5), kind=kind, limit=2))
@@ -208,17 +234,17 @@ def _cut_at_type(source: random.Random) -> Blow:
     return f"cut {place} at packet type {kind}", strike
 
 
-def _cut_after_bytes(source: random.Random) -> Blow:
+def _cut_after_bytes(source: random.Random, cast: Cast) -> Blow:
     count = source.choice([1, 100, 5_000, 100_000])
-    return _rule(source, "cut after bytes", CutAfterBytes(count))
+    return _rule(source, cast, "cut after bytes", CutAfterBytes(count))
 
 
-def _half_open(source: random.Random) -> Blow:
-    return _rule(source, "half-open", HalfOpen(), limit=1)
+def _half_open(source: random.Random, cast: Cast) -> Blow:
+    return _rule(source, cast, "half-open", HalfOpen(), limit=1)
 
 
-def _hold(source: random.Random) -> Blow:
-    role = source.choice(BEHIND_PROXIES)
+def _hold(source: random.Random, cast: Cast) -> Blow:
+    role = source.choice(cast.behind_proxies)
     directions = source.choice([(UP,), (DOWN,), (UP, DOWN)])
 
     def strike(ground: Ground) -> None:
@@ -228,8 +254,8 @@ def _hold(source: random.Random) -> Blow:
     return f"hold {role} {' and '.join(directions)}", strike
 
 
-def _refuse(source: random.Random) -> Blow:
-    role = source.choice(BEHIND_PROXIES)
+def _refuse(source: random.Random, cast: Cast) -> Blow:
+    role = source.choice(cast.behind_proxies)
 
     def strike(ground: Ground) -> None:
         ground.proxies.counts["refuse"] += 1
@@ -238,17 +264,17 @@ def _refuse(source: random.Random) -> Blow:
     return f"refuse {role}", strike
 
 
-KINDS: dict[str, Callable[[random.Random], Blow]] = {
+KINDS: dict[str, Callable[[random.Random, Cast], Blow]] = {
     "SIGKILL": _kill,
     "SIGKILL of two": _kill_two,
     "SIGSTOP": _freeze,
     "SIGSTOP of two": _freeze_two,
     "SIGCONT": _thaw,
     "restart": _restart,
-    "broker restart with its disk": lambda source: _restart_broker(True),
-    "broker restart without its disk": lambda source: _restart_broker(False),
-    "SIGKILL at a point": lambda source: _at_point(source, signal.SIGKILL),
-    "SIGSTOP at a point": lambda source: _at_point(source, signal.SIGSTOP),
+    "broker restart with its disk": lambda source, cast: _restart_broker(True),
+    "broker restart without its disk": lambda source, cast: _restart_broker(False),
+    "SIGKILL at a point": lambda source, cast: _at_point(source, cast, signal.SIGKILL),
+    "SIGSTOP at a point": lambda source, cast: _at_point(source, cast, signal.SIGSTOP),
     "delay": _delay,
     "drop": _drop,
     "duplicate": _duplicate,
@@ -278,18 +304,26 @@ class Plan:
     seed: int
     steps: list[Step] = field(default_factory=list)
     has_leaver: bool = False
+    standby: str = ""
+    """Which second controller the ground has."""
     spares_silent: bool = False
     """Half-open connections stay so after healing: only keepalives find them."""
+
+    @property
+    def cast(self) -> Cast:
+        """Who may be struck."""
+        return PAIR if self.standby else ALONE
 
     @classmethod
     def draw(cls, seed: int) -> "Plan":
         """The plan of this seed: a few kinds of faults for each round, so that rounds differ."""
         source = random.Random(seed)
         plan = cls(seed, has_leaver=source.random() < 0.5, spares_silent=source.random() < 0.05)
+        plan.standby = STANDBYS[seed // ROUNDS_OF_ONE_KIND % len(STANDBYS)]
         kinds = source.sample(sorted(KINDS), source.randint(2, 5))
         for _ in range(source.randint(3, 5)):
             kind = source.choice(kinds)
-            text, strike = KINDS[kind](source)
+            text, strike = KINDS[kind](source, plan.cast)
             plan.steps.append(
                 Step(
                     kind,

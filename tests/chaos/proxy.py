@@ -276,6 +276,7 @@ class Proxy:
         """Directions in which nothing passes, as behind a cable that is pulled for a while."""
         self._rules: list[Rule] = []
         self._watchers: list[Callable[[str, Packet], None]] = []
+        self._lasting_watchers: list[Callable[[str, Packet], None]] = []
         self._passages: list[_Passage] = []
         self._is_refusing = False
         self._listener = socket.create_server((HOST, 0), backlog=128)
@@ -289,9 +290,13 @@ class Proxy:
         """Rules, behind those that are there."""
         self.proxies.call(lambda: self._rules.extend(rules))
 
-    def watch(self, watcher: Callable[[str, Packet], None]) -> None:
-        """Have this called with (direction, packet) for each packet, before any rule."""
-        self.proxies.call(lambda: self._watchers.append(watcher))
+    def watch(self, watcher: Callable[[str, Packet], None], *, lasts: bool = False) -> None:
+        """Have this called with (direction, packet) for each packet, before any rule.
+
+        Until `heal`; for as long as the proxy is there where it `lasts`.
+        """
+        watchers = self._lasting_watchers if lasts else self._watchers
+        self.proxies.call(lambda: watchers.append(watcher))
 
     def hold(self, *directions: str) -> None:
         """Nothing passes these ways, until `heal`; connections stay open. None: both ways."""
@@ -339,7 +344,7 @@ class Proxy:
 
     def judge(self, direction: str, packet: Packet) -> Rule | None:
         """The rule for this packet."""
-        for watcher in self._watchers:
+        for watcher in (*self._watchers, *self._lasting_watchers):
             watcher(direction, packet)
         for rule in self._rules:
             if rule.matches(direction, packet, self.source):

@@ -11,11 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chaos.ground import Ground
+from chaos.ground import Earlier, Ground, Leaver
+from chaos.limits import excuse, excuses_of
+from chaos.pair import TakeOver
 from chaos.plan import BY_PROXY, Plan
-from chaos.work import Exclusive, Problem, Work, draw_work
+from chaos.policies import Exclusive, draw_work
+from chaos.work import Problem, Work
+from forage import Batch, NotConnected
 
-__all__ = ["Account", "Round", "Runner", "play"]
+__all__ = ["Round", "play"]
 
 LEAVER_CALLS = 3
 SETTLE_S = 75.0
@@ -33,8 +37,16 @@ class Round:
     accepted_calls: int = 0
     settle_s: float = 0.0
     """From healing to the last outcome."""
+    total_s: float = 0.0
+    standby: str = ""
+    """Which second controller there was."""
+    take_overs: list[TakeOver] = field(default_factory=list)
+    limits: frozenset[str] = frozenset()
+    """Which documented limits it has met."""
     faults: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
+    excused: list[Problem] = field(default_factory=list)
+    """What is not promised beyond those limits."""
     done: list[str] = field(default_factory=list)
     logs: str = ""
 
@@ -43,61 +55,60 @@ class Round:
         """What repeats it."""
         return f"make chaos ROUNDS=1 SEED={self.seed} ENGINE={self.engine}"
 
+    def line(self) -> str:
+        """How it went, in short."""
+        return (
+            f"{self.seed} {self.engine} {self.standby or 'alone'}: {self.total_s:.1f} s, of which "
+            f"{self.settle_s:.1f} to the last outcome after healing; {len(self.take_overs)} "
+            f"take-overs; {sorted(self.limits) or 'no limit'}; "
+            f"{[problem.text for problem in self.excused] or 'nothing excused'}"
+        )
+
     def __str__(self) -> str:
         lines = [f"round {self.seed} over {self.engine}; repeat it with: {self.command}"]
         lines += [f"  {problem.kind}: {problem.text}" for problem in self.problems]
+        lines += [f"  take-over: {each}" for each in self.take_overs]
         lines += ["what was done:", *(f"  {text}" for text in self.done), self.logs]
         return "\n".join(lines)
 
 
 def play(ground: Ground, seed: int) -> Round:
     """One round on this ground. What is wrong is in its `problems`; the ground is then spent."""
+    began_s = time.monotonic()
     plan = Plan.draw(seed)
-    result = Round(seed, ground.engine)
-    source = random.Random(f"work {seed}")
+    result = Round(seed, ground.engine, standby=ground.standby)
     token = f"{seed}.{random.SystemRandom().randrange(1 << 32)}"
     folder = ground.folder / f"round-{seed}"
     folder.mkdir(parents=True)
-    ground.done.clear()
+    ground.begin_round()
     counted = Counter(ground.proxies.counts)
+    past = len(ground.pair.take_overs) if ground.pair is not None else 0
     gate = folder / "gate"
     leaver = (
         ground.launch_leaver(gate, f"{token} leaver", LEAVER_CALLS) if plan.has_leaver else None
     )
     works: list[Work] = []
+    found: list[Problem] = []
     try:
-        for number, step in enumerate(plan.steps):
-            for _ in range(step.works + (number == 0)):
-                name = f"{token}.{len(works)}"
-                works.append(draw_work(source, name, ground.clients, folder))
-            for work in works:
-                work.go_on()
-            if step.revives:
-                for role in ground.dead():
-                    ground.revive(role)
-            ground.note(f"{step.text}; {step.pause_s:g} s")
-            step.strike(ground)
-            if step.kind not in BY_PROXY:
-                result.faults[step.kind] += 1
-            # Not a wait for something: how far all get between two blows is what varies.
-            time.sleep(step.pause_s)
-        for work in works:
-            work.finish()
-            if isinstance(work, Exclusive):
-                work.was_frozen = any("SIGSTOP" in text for text in ground.done)
-        ground.heal(spares_silent=plan.spares_silent)
+        _strike(ground, plan, result, works, token, folder)
         healed_s = time.monotonic()
         deadline_s = healed_s + SETTLE_S
         ground.wait_until_whole(SETTLE_S)
-        result.problems += _judge(ground, works, deadline_s)
+        left = _Left(ground, leaver, gate)
+        found += _judge(works, deadline_s)
+        found += left.problems(deadline_s)
         result.settle_s = time.monotonic() - healed_s
-        if leaver is not None:
-            result.problems += _attach(ground, gate, deadline_s)
-        if not result.problems:
-            result.problems += _await_release(ground)
-            result.problems += _look_again(ground)
+        if ground.pair is not None:
+            ground.wait_until_paired(SETTLE_S)
+            result.take_overs = ground.pair.take_overs[past:]
+            found += _judge_pair(ground, result.take_overs)
+        result.limits = excuses_of(ground, result.take_overs)
+        if not found:
+            found += _await_release(ground)
+            found += _look_again(ground, result.limits)
     except Exception as error:
-        result.problems.append(Problem("trouble", f"{type(error).__name__}: {error}"))
+        found.append(Problem("trouble", f"{type(error).__name__}: {error}"))
+    result.problems, result.excused = excuse(found, result.limits)
     result.faults += ground.proxies.counts - counted
     result.accepted_tasks = len(
         {future.id.rpartition(".")[0] for w in works for future in w.futures}
@@ -109,23 +120,62 @@ def play(ground: Ground, seed: int) -> Round:
     result.done = list(ground.done)
     if result.problems:
         result.logs = ground.log_tails()
-    ground.earlier = (folder, works)
+    ground.earlier = Earlier(folder, works, result.limits)
+    result.total_s = time.monotonic() - began_s
     return result
 
 
-def _look_again(ground: Ground) -> Iterator[Problem]:
-    """What the round before this one left must still stand: told once, never run again."""
-    if ground.earlier is None:
-        return
-    folder, works = ground.earlier
-    ground.earlier = None
+def _strike(
+    ground: Ground, plan: Plan, result: Round, works: list[Work], token: str, folder: Path
+) -> None:
+    """Submit, strike, and heal in the end."""
+    source = random.Random(f"work {plan.seed}")
+    for number, step in enumerate(plan.steps):
+        for _ in range(step.works + (number == 0)):
+            works.append(draw_work(source, f"{token}.{len(works)}", ground.clients, folder))
+        for work in works:
+            work.go_on()
+        if step.revives:
+            for role in ground.dead():
+                ground.revive(role)
+        ground.note(f"{step.text}; {step.pause_s:g} s")
+        step.strike(ground)
+        if step.kind not in BY_PROXY:
+            result.faults[step.kind] += 1
+        # Not a wait for something: how far all get between two blows is what varies.
+        time.sleep(step.pause_s)
     for work in works:
+        work.finish()
+    ground.heal(spares_silent=plan.spares_silent)
+    for work in works:
+        if isinstance(work, Exclusive):
+            work.thawed_ns = ground.thawed_ns
+
+
+def _judge_pair(ground: Ground, take_overs: list[TakeOver]) -> Iterator[Problem]:
+    """One rules, the other has been fenced and has said so, and devices obeyed one at a time."""
+    pair = ground.pair
+    assert pair is not None
+    for role in pair.alive_and_beaten(take_overs):
+        if not ground.logs[role].says_that_it_gave_way():
+            yield Problem("two rule", f"{role} ruled, was taken over from, and has not said so")
+    for text in pair.disobedience():
+        yield Problem("two rule", text)
+
+
+def _look_again(ground: Ground, limits: frozenset[str]) -> Iterator[Problem]:
+    """What the round before this one left must still stand: told once, never run again."""
+    earlier, ground.earlier = ground.earlier, None
+    if earlier is None:
+        return
+    for work in earlier.works:
         yield from work.told_problems()
-        yield from work.judgements()
-    shutil.rmtree(folder)
+        judged, _ = excuse(work.judgements(), earlier.limits | limits)
+        yield from judged
+    shutil.rmtree(earlier.folder)
 
 
-def _judge(ground: Ground, works: list[Work], deadline_s: float) -> Iterator[Problem]:
+def _judge(works: list[Work], deadline_s: float) -> Iterator[Problem]:
     for work in works:
         yield from work.problems(deadline_s)
     # Callbacks come a moment after the outcomes; a second one would come later still, and is seen
@@ -139,24 +189,45 @@ def _judge(ground: Ground, works: list[Work], deadline_s: float) -> Iterator[Pro
         time.sleep(0.02)
 
 
-def _attach(ground: Ground, gate: Path, deadline_s: float) -> Iterator[Problem]:
-    """The leaver is dead by now, and somebody else wants what was acknowledged to it."""
-    leaver = ground.leaver
-    assert leaver is not None
-    ground.leaver = None
-    leaver.end()
-    gate.touch()
-    for task in sorted(leaver.acknowledged):
-        expected = [f"{leaver.token} {index}" for index in range(leaver.calls)]
-        try:
-            batch = ground.clients[1].attach(task)
-            found = batch.results(timeout=max(1.0, deadline_s - time.monotonic()))
-        except Exception as error:
-            text = f"{task}, acknowledged to a client that died: {type(error).__name__}: {error}"
-            yield Problem("lost", text)
-        else:
-            if found != expected:
-                yield Problem("stale", f"{task}: {found}")
+class _Left:
+    """What was acknowledged to a client that is dead by now, and that somebody else wants."""
+
+    def __init__(self, ground: Ground, leaver: Leaver | None, gate: Path) -> None:
+        """End the client, attach to its tasks, and let them end: they hold slots."""
+        self._leaver = leaver
+        self._batches: list[Batch[str]] = []
+        self._problems: list[Problem] = []
+        if leaver is None:
+            return
+        ground.leaver = None
+        leaver.end()
+        for task in sorted(leaver.acknowledged):
+            try:
+                self._batches.append(ground.clients[1].attach(task))
+            except Exception as error:
+                self._problems.append(_loss(task, error))
+        gate.touch()
+
+    def problems(self, deadline_s: float) -> Iterator[Problem]:
+        """What is wrong with the outcomes."""
+        yield from self._problems
+        for batch in self._batches:
+            assert self._leaver is not None
+            expected = [f"{self._leaver.token} {index}" for index in range(self._leaver.calls)]
+            try:
+                found = batch.results(timeout=max(1.0, deadline_s - time.monotonic()))
+            except Exception as error:
+                yield _loss(batch.id, error)
+            else:
+                if found != expected:
+                    yield Problem("stale", f"{batch.id}: {found}")
+
+
+def _loss(task: str, error: Exception) -> Problem:
+    text = f"{task}, acknowledged to a client that died: {type(error).__name__}: {error}"
+    # With nobody there to be told of a loss, the task is unknown, and that is said.
+    is_silent = isinstance(error, TimeoutError | NotConnected)
+    return Problem("lost", text, is_data_loss=not is_silent)
 
 
 def _await_release(ground: Ground) -> Iterator[Problem]:
@@ -171,57 +242,3 @@ def _await_release(ground: Ground) -> Iterator[Problem]:
             yield Problem("kept", f"the controller still keeps {kept[:5]}, which are over")
             return
         time.sleep(0.02)
-
-
-@dataclass
-class Account:
-    """What many rounds came to."""
-
-    rounds: int = 0
-    accepted_tasks: int = 0
-    accepted_calls: int = 0
-    slowest_settle_s: float = 0.0
-    faults: Counter[str] = field(default_factory=Counter)
-    problems: Counter[str] = field(default_factory=Counter)
-    failed: list[Round] = field(default_factory=list)
-    elapsed_s: float = 0.0
-
-    def add(self, result: Round) -> None:
-        """One more round."""
-        self.rounds += 1
-        self.accepted_tasks += result.accepted_tasks
-        self.accepted_calls += result.accepted_calls
-        self.slowest_settle_s = max(self.slowest_settle_s, result.settle_s)
-        self.faults += result.faults
-        self.problems += Counter(problem.kind for problem in result.problems)
-        if result.problems:
-            self.failed.append(result)
-
-
-class Runner:
-    """Plays rounds of one engine, on one ground for as long as it is whole."""
-
-    def __init__(self, engine: str, folder: Path) -> None:
-        self.engine = engine
-        self.folder = folder
-        self.failures = 0
-        self._ground: Ground | None = None
-        self._grounds = 0
-
-    def play(self, seed: int) -> Round:
-        """One round."""
-        if self._ground is None:
-            self._grounds += 1
-            folder = self.folder / f"ground-{self._grounds}"
-            self._ground = Ground(self.engine, folder, seed=seed).__enter__()
-        result = play(self._ground, seed)
-        if result.problems:
-            self.failures += 1
-            self.close()
-        return result
-
-    def close(self) -> None:
-        """The end of the ground, if there is one."""
-        ground, self._ground = self._ground, None
-        if ground is not None:
-            ground.close()

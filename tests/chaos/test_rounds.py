@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from chaos.plan import BY_PROXY, KINDS, Plan
-from chaos.rounds import Runner
+from chaos.account import Runner
+from chaos.plan import BY_PROXY, KINDS, STANDBYS, Plan
 from integration.engines import MOSQUITTO
 
 ROUNDS = 32
@@ -34,6 +34,13 @@ def test_the_short_lane_draws_every_kind_of_fault() -> None:
     seeds = range(ROUNDS * len(FIRST_SEEDS))
     assert {step.kind for seed in seeds for step in Plan.draw(seed).steps} == set(KINDS)
     assert set(KINDS) > BY_PROXY
+
+
+def test_the_short_lane_draws_every_kind_of_second_controller_and_its_blows() -> None:
+    plans = [Plan.draw(seed) for seed in range(ROUNDS * len(FIRST_SEEDS))]
+    assert {plan.standby for plan in plans} == set(STANDBYS)
+    struck = {bool(plan.standby) for plan in plans for step in plan.steps if "standby" in step.text}
+    assert struck == {True}, "nobody strikes at one that is not there"
 
 
 @pytest.fixture(scope="module", params=ENGINES)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forage import Client, DeviceLost, Future
+from forage import Client, DataLost, DeviceLost, Future
 
-__all__ = ["KINDS", "Problem", "Work", "draw_work"]
+__all__ = ["KINDS", "Problem", "Work", "append", "await_ends", "bulk", "linger"]
 
 LINGER_S = 600.0
 
@@ -27,8 +27,10 @@ class Problem:
     """A promise that was not kept."""
 
     kind: str
-    """lost, duplicated, stale, ran twice or left running."""
+    """lost, duplicated, stale, ran twice, left running, two rule, kept or trouble."""
     text: str
+    is_data_loss: bool = False
+    """Whether it was said in words that forage has lost it."""
 
 
 # -- what the devices run; module-level functions travel whole ------------------------------------
@@ -64,16 +66,6 @@ def run_once(token: str, index: int, path: str, seconds: float) -> str:
     append(path, f"{index} {run}")
     time.sleep(seconds)
     return f"{token} {index} {run}"
-
-
-def run_alone(token: str, index: int, path: str, seconds: float) -> str:
-    run = f"{os.getpid()}-{time.monotonic_ns()}"
-    end_s = time.monotonic() + seconds
-    while True:
-        append(path, f"{index} {run}")
-        if time.monotonic() >= end_s:
-            return f"{token} {index} {run}"
-        time.sleep(0.01)
 
 
 def fail_at_first(token: str, index: int, path: str) -> str:
@@ -156,8 +148,13 @@ class Work:
         """What is wrong with a call that has ended."""
         error = future.exception()
         if error is not None:
-            return Problem("lost", f"{self.kind} {future.id} failed: {error!r}")
+            return self.failure(future, error)
         return self.compare(index, future, self.expected(index))
+
+    def failure(self, future: Future[Any], error: BaseException) -> Problem:
+        """It ended with an error that is not its own."""
+        text = f"{self.kind} {future.id} failed: {error!r}"
+        return Problem("lost", text, is_data_loss=isinstance(error, DataLost))
 
     def compare(self, index: int, future: Future[Any], expected: Any) -> Problem | None:
         """Whether it is this call's own outcome."""
@@ -239,42 +236,10 @@ class AtMostOnce(Work):
         if isinstance(error, DeviceLost):
             return None
         if error is not None:
-            return Problem("lost", f"{self.kind} {future.id} failed: {error!r}")
+            return self.failure(future, error)
         if not runs:
             return Problem("stale", f"{self.kind} {future.id} has a value and never ran")
         return self.compare(index, future, f"{self.token} {index} {runs[0]}")
-
-
-class Exclusive(Work):
-    """The value of the run that began last, and never two at a time.
-
-    A whole machine that freezes and wakes up runs on for the moment that its watchdog takes to wake
-    up as well; so where devices were frozen, only the outcome is judged.
-    """
-
-    kind = "exclusive"
-    was_frozen = False
-
-    def submit(self, source: random.Random, folder: Path) -> None:
-        self.path = folder / f"{self.token}.alone"
-        count = source.choice([2, 6])
-        seconds = [source.choice([0.02, 0.3]) for _ in range(count)]
-        rows = [[self.token] * count, range(count), [str(self.path)] * count, seconds]
-        view = self.client.options(exclusive=True, lease_s=source.choice([1.0, 3.0]))
-        self.take(list(view.submit_all(run_alone, *rows)))
-
-    def judge(self, index: int, future: Future[Any]) -> Problem | None:
-        error = future.exception()
-        if error is not None:
-            return Problem("lost", f"{self.kind} {future.id} failed: {error!r}")
-        lines = [line.split() for line in self.path.read_text().splitlines()]
-        steps = [run for number, run in lines if number == str(index)]
-        # Without two at a time, all steps of a run stand together.
-        turns = [run for run, before in zip(steps, ["", *steps], strict=False) if run != before]
-        if len(set(turns)) < len(turns) and not self.was_frozen:
-            return Problem("ran twice", f"{self.kind} {future.id}: {turns} took turns")
-        began = list(dict.fromkeys(steps))
-        return self.compare(index, future, f"{self.token} {index} {began[-1]}")
 
 
 class Retried(Work):
@@ -299,6 +264,8 @@ class Failing(Work):
         error = future.exception()
         if isinstance(error, KeyError) and error.args == (self.expected(index),):
             return None
+        if isinstance(error, DataLost):
+            return self.failure(future, error)
         return Problem("stale", f"{self.kind} {future.id} ended with {error!r}")
 
 
@@ -325,24 +292,30 @@ class Cancelled(Work):
 
     def problems(self, deadline_s: float) -> Iterator[Problem]:
         yield from super().problems(deadline_s)
-        # Its processes are the device's to kill, once they have met again.
-        while left := [pid for pid, started in self._runs() if started_at(pid) == started]:
-            if time.monotonic() > deadline_s:
-                yield Problem("left running", f"{self.batch.id}: {left} run on after their cancel")
-                return
-            time.sleep(0.05)
-
-    def _runs(self) -> list[tuple[str, str]]:
-        """(process, when it was started) of each run."""
-        if not self.path.exists():
-            return []
-        lines = [line.split() for line in self.path.read_text().splitlines()]
-        return [(pid, started) for pid, started in lines]
+        left = await_ends(self.path, deadline_s)
+        if left:
+            yield Problem("left running", f"{self.batch.id}: {left} run on after their cancel")
 
     def judge(self, index: int, future: Future[Any]) -> Problem | None:
         if future.cancelled():
             return None
+        if future.done() and isinstance(error := future.exception(), DataLost):
+            return self.failure(future, error)
         return Problem("stale", f"{self.kind} {future.id} is {future.state} after its cancel")
+
+
+def await_ends(path: Path, deadline_s: float) -> list[str]:
+    """The processes that `linger` noted there and that live when the time is up, or none before.
+
+    They are their device's to kill, once it and the controller have met again.
+    """
+    while True:
+        lines = path.read_text().splitlines() if path.exists() else []
+        runs = [line.split() for line in lines]
+        left = [pid for pid, started in runs if started_at(pid) == started]
+        if not left or time.monotonic() > deadline_s:
+            return left
+        time.sleep(0.05)
 
 
 def started_at(pid: str) -> str:
@@ -354,14 +327,4 @@ def started_at(pid: str) -> str:
     return "" if state == "Z" else fields[18]
 
 
-KINDS: tuple[type[Any], ...] = (
-    *(Bulk, Singles, Long, AtMostOnce, Exclusive, Retried, Failing, Cancelled),
-)
-
-
-def draw_work(source: random.Random, token: str, clients: list[Client], folder: Path) -> Work:
-    """Something to do, submitted."""
-    work: Any = source.choice(KINDS)(token, source.choice(clients))
-    work.submit(source, folder)
-    assert isinstance(work, Work)
-    return work
+KINDS: tuple[type[Any], ...] = (*(Bulk, Singles, Long, AtMostOnce, Retried, Failing, Cancelled),)

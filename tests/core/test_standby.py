@@ -316,7 +316,17 @@ def test_one_whose_copy_may_be_old_waits_longer_for_the_controller_that_has_all(
     pair.advance(20_000)
     assert not pair.standby.taken
     pair.advance(11_000)
-    assert pair.standby.taken, "nobody else came"
+    [taken] = pair.standby.taken
+    assert "nobody who has all came back" in taken.reason
+
+
+def test_one_that_followed_to_the_end_does_not_say_that_its_copy_may_be_old() -> None:
+    pair = Pair(detect_ms=1_000).begin()
+    pair.is_frozen = True
+    pair.hear(*presence("lost"))
+    pair.advance(1_000)
+    [taken] = pair.standby.taken
+    assert taken.reason == "controller main lost its connection"
 
 
 def test_one_that_stood_still_itself_does_not_take_over_with_what_it_had_before() -> None:

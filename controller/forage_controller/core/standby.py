@@ -42,8 +42,10 @@ from forage_wire.io import (
 from forage_wire.messages import ControllerPresence
 from forage_wire.topics import Topics
 
-__all__ = ["StandbyCore"]
+__all__ = ["OLD_COPY", "StandbyCore"]
 
+OLD_COPY = "this one's copy may be old"
+"""In the reason of a take-over: what was accepted or done last may be unknown."""
 _BEATS = 4
 """Signs of life in one detection time."""
 _TURN_MS = 500
@@ -407,6 +409,8 @@ class StandbyCore:
             self._told = obstacle
             self._say("error", obstacle)
             return
+        if not self._is_current:
+            why += f"; nobody who has all came back, and {OLD_COPY}"
         self._over = True
         self._out.append(TakeOver(epoch=max(self.epoch, self._epoch_seen), reason=why))
 
