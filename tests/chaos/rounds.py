@@ -61,7 +61,7 @@ class Round:
             f"{self.seed} {self.engine} {self.standby or 'alone'}: {self.total_s:.1f} s, of which "
             f"{self.settle_s:.1f} to the last outcome after healing; {len(self.take_overs)} "
             f"take-overs; {sorted(self.limits) or 'no limit'}; "
-            f"{[problem.text for problem in self.excused] or 'nothing excused'}"
+            f"{len(self.excused)} excused"
         )
 
     def __str__(self) -> str:
