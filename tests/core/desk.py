@@ -17,6 +17,7 @@ from forage_controller.core.operations import (
     LoadCode,
     LoadOutcomes,
     LoadPage,
+    MachineTime,
     Operation,
     OutcomesLoaded,
     PageLoaded,
@@ -314,13 +315,14 @@ class Desk:
         limits: Limits | None = None,
         acknowledge_after_ms: int = 0,
         synchronous: bool = False,
+        machine: MachineTime | None = None,
     ) -> None:
         self.now_ms = 1_000
         self.start = start
         # At once unless a test is about that, for most of them let no time pass.
         limits = replace(limits or Limits(), acknowledge_after_ms=acknowledge_after_ms)
         config = CoreConfig(detect_ms=detect_ms, limits=limits, synchronous=synchronous)
-        self.core = ControllerCore(config, recovered or RecoveredState(), start)
+        self.core = ControllerCore(config, recovered or RecoveredState(), start, machine=machine)
         self.commits = True
         self.uncommitted: list[Save] = []
         self.saved: list[Operation] = []

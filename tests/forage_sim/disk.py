@@ -41,11 +41,13 @@ from forage_controller.core.operations import (
     SaveCollected,
     SaveCommitted,
     SaveCounters,
+    SaveDeadline,
     SaveEpoch,
     SaveFailed,
     SaveOutcomes,
     SavePage,
     SaveReleased,
+    SaveTime,
     StoredOutcomes,
     StoreFull,
     StoreHasRoom,
@@ -88,6 +90,7 @@ class StoredTask:
     counters: list[SaveCounters] = field(default_factory=list)
     archive: list[SaveOutcomes] = field(default_factory=list)
     checkpoints: dict[int, SaveCheckpoint] = field(default_factory=dict)
+    deadlines: dict[int, int] = field(default_factory=dict)
 
 
 class StoredState:
@@ -95,6 +98,7 @@ class StoredState:
 
     def __init__(self) -> None:
         self.epoch = 0
+        self.time: SaveTime | None = None
         self.codes: dict[bytes, tuple[str, bytes]] = {}
         self.tasks: dict[str, StoredTask] = {}
         self.assignments: dict[int, SaveAssignment] = {}
@@ -109,6 +113,12 @@ class StoredState:
         match operation:
             case SaveEpoch():
                 self.epoch = operation.epoch
+            case SaveTime():
+                self.time = operation
+            case SaveDeadline():
+                if operation.task in self.tasks:
+                    deadlines = self.tasks[operation.task].deadlines
+                    deadlines.setdefault(operation.first, operation.due_ms)
             case SaveCode():
                 self.codes.setdefault(operation.hash, (operation.form, operation.data))
             case ForgetCode():
@@ -224,6 +234,7 @@ class StoredState:
             ),
             released=tuple(self.released),
             codes={hash_: (form, len(data)) for hash_, (form, data) in self.codes.items()},
+            time=self.time,
         )
 
     def outcomes_of(self, load: LoadOutcomes) -> list[StoredOutcomes]:
@@ -270,6 +281,7 @@ def _recovered_task(name: str, task: StoredTask) -> RecoveredTask:
                 last=page.last,
                 header=page.header,
                 calls_bytes=len(page.calls),
+                due_ms=task.deadlines.get(page.first),
             )
             for _first, page in sorted(task.pages.items())
         ),

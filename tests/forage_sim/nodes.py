@@ -33,7 +33,7 @@ from forage_agent.core.settings import Settings
 from forage_controller.core.commands import Exit
 from forage_controller.core.config import CoreConfig
 from forage_controller.core.controller import ControllerCore
-from forage_controller.core.operations import LoadCode, LoadOutcomes, LoadPage, Save
+from forage_controller.core.operations import LoadCode, LoadOutcomes, LoadPage, MachineTime, Save
 from forage_sim.disk import Disk
 from forage_sim.faults import DeviceSpec
 from forage_sim.process import Machine, Process
@@ -53,6 +53,7 @@ __all__ = [
     "DeviceNode",
     "DeviceProcess",
     "Node",
+    "machine_time",
 ]
 
 PYTHON = "3.11"
@@ -100,6 +101,12 @@ class Node:
         return self.process is not None and self.process.alive
 
 
+def machine_time(machine: Machine) -> MachineTime:
+    """What a controller's shell reads of its machine's clock at its start."""
+    now_ms = machine.now_ms()
+    return MachineTime(boot=machine.boot, boot_ms=now_ms, now_ms=now_ms)
+
+
 # -- controller -----------------------------------------------------------------------------------
 
 
@@ -110,7 +117,9 @@ class ControllerProcess(Process):
         super().__init__(node.machine, node.name)
         self._node = node
         recovered = node.disk.open(self.put)
-        self._core = ControllerCore(node.config, recovered, self.start_part)
+        self._core = ControllerCore(
+            node.config, recovered, self.start_part, machine=machine_time(node.machine)
+        )
 
     def core(self) -> ControllerCore:
         return self._core

@@ -76,11 +76,35 @@ PAIR_MUTANTS = (
 CONTROLLER_MUTANTS = (
     Mutant(
         name="a deadline comes too soon",
-        file=CONTROLLER + "deadlines.py",
-        old="due_ms = now_ms + page.header.options.deadline_ms",
-        new="due_ms = now_ms + page.header.options.deadline_ms // 2",
+        file=CONTROLLER + "running.py",
+        old="page.due_ms = now_ms + page.header.options.deadline_ms",
+        new="page.due_ms = now_ms + page.header.options.deadline_ms // 2",
         oracles=("OneRightOutcome",),
         quick=True,
+    ),
+    Mutant(
+        name="a deadline counts anew after a restart",
+        file=CONTROLLER + "recover.py",
+        old="due_ms=None if saved.due_ms is None else running.now_of(saved.due_ms)",
+        new="due_ms=None",
+        oracles=("DeadlinesHold",),
+        quick=True,
+    ),
+    Mutant(
+        name="the time in which nobody ruled is not counted",
+        file=CONTROLLER + "running.py",
+        old="if machine.boot and machine.boot == saved.boot:",
+        new="if False:",
+        oracles=("DeadlinesHold",),
+        quick=True,
+    ),
+    Mutant(
+        name="another machine's clock is taken for the one of before",
+        file=CONTROLLER + "running.py",
+        old="if machine.boot and machine.boot == saved.boot:",
+        new="if True:",
+        oracles=("OneRightOutcome",),
+        world="pair",
     ),
     Mutant(
         name="a device may have two replicas of a call",

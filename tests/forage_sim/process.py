@@ -48,6 +48,7 @@ class Machine:
         self.name = name
         self.random: Random = world.clock.stream(f"machine/{name}")
         self._offset_ms = self.random.randint(10_000, 10_000_000)
+        self._boot = 1
         self.cut_until_ms = 0
         self.turn_ms_max = 1
         """A process acts 0 to this long after something arrived (a slow one: longer)."""
@@ -55,6 +56,16 @@ class Machine:
     def jump(self, by_ms: int) -> None:
         """Its clock goes on from a later time: it was suspended, or its host was."""
         self._offset_ms += by_ms
+
+    def reboot(self) -> None:
+        """It lost its power: its clock begins anew."""
+        self._boot += 1
+        self._offset_ms = -self.world.clock.now_ms
+
+    @property
+    def boot(self) -> str:
+        """Which boot of which machine this is."""
+        return f"{self.name}/{self._boot}"
 
     def now_ms(self) -> int:
         """Milliseconds since this machine's boot."""
@@ -141,6 +152,8 @@ class Process(ABC):
             else:
                 connection.abandon()
         self.died()
+        if power:
+            self.machine.reboot()
 
     def leave(self) -> None:
         """End in good order: say goodbye to the broker."""

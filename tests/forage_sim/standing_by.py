@@ -26,7 +26,7 @@ from forage_controller.core.orders import EndHolder, TakeOver
 from forage_controller.core.standby import StandbyCore
 from forage_sim.disk import Disk
 from forage_sim.faults import Fault, Plan, draw_plan
-from forage_sim.nodes import RESTART_MS, ControllerNode, ControllerProcess
+from forage_sim.nodes import RESTART_MS, ControllerNode, ControllerProcess, machine_time
 from forage_sim.oracles.at_most_once import AtMostOnce
 from forage_sim.oracles.bounded_queues import BoundedQueues
 from forage_sim.oracles.copy_is_true import CopyIsTrue
@@ -59,7 +59,9 @@ class RulingProcess(ControllerProcess):
         self._node = node
         recovered = node.disk.open(self.put)
         recovered = replace(recovered, epoch=max(recovered.epoch, epoch))
-        self._core = ControllerCore(node.config, recovered, self.start_part)
+        self._core = ControllerCore(
+            node.config, recovered, self.start_part, machine=machine_time(node.machine)
+        )
 
     def carry_out(self, command: "Command") -> None:
         if isinstance(command, OpenSnapshot | ReadSnapshot | CloseSnapshot):

@@ -3,8 +3,9 @@
 import collections
 import time
 from collections.abc import Callable
+from concurrent.futures import wait
 
-from forage import Batch, Client, LocalCluster
+from forage import Batch, Client, LocalCluster, TaskTimeout
 
 CALLS = 1_000
 MIDWAY = 300
@@ -116,3 +117,16 @@ def test_a_device_killed_and_started_again_under_its_name_works_on(
     with cluster.client() as other:
         future = other.options(device=device.name).submit(square, 3)
         assert future.result(LIMIT_S) == 9
+
+
+def test_a_deadline_comes_however_often_the_controller_is_killed(
+    cluster: LocalCluster, client: Client
+) -> None:
+    future = client.options(deadline_s=6.0).submit(time.sleep, 600)
+    for _start in range(40):
+        # Each controller rules for less than the deadline: counted anew it would never come.
+        if not wait([future], timeout=1.5).not_done:
+            break
+        cluster.controller.kill()
+        cluster.controller.start()
+    assert isinstance(future.exception(timeout=0), TaskTimeout)

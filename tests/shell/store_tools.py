@@ -19,10 +19,12 @@ from forage_controller.core.operations import (
     SaveCollected,
     SaveCommitted,
     SaveCounters,
+    SaveDeadline,
     SaveEpoch,
     SaveOutcomes,
     SavePage,
     SaveReleased,
+    SaveTime,
     TrimAssignment,
 )
 from forage_controller.shell.store import Load, Store, StoreEvent
@@ -163,6 +165,7 @@ class ModelTask:
     collected: set[int] = field(default_factory=set)
     counters: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     checkpoints: dict[int, tuple[int, bytes]] = field(default_factory=dict)
+    deadlines: dict[int, int] = field(default_factory=dict)
 
     def is_spent(self, page: SavePage) -> bool:
         return set(range(page.first, page.first + page.n)) <= self.collected
@@ -176,6 +179,7 @@ class Model:
 
     def __init__(self) -> None:
         self.epoch = 0
+        self.time: SaveTime | None = None
         self.codes: dict[bytes, SaveCode] = {}
         self.tasks: dict[str, ModelTask] = {}
         self.assignments: dict[int, SaveAssignment] = {}
@@ -200,6 +204,8 @@ class Model:
         match operation:
             case SaveEpoch():
                 self.epoch = operation.epoch
+            case SaveTime():
+                self.time = operation
             case SaveCode():
                 self.codes.setdefault(operation.hash, operation)
             case ForgetCode():
@@ -245,6 +251,8 @@ class Model:
             case ForgetCheckpoints():
                 for index in operation.indices:
                     task.checkpoints.pop(index, None)
+            case SaveDeadline():
+                task.deadlines.setdefault(operation.first, operation.due_ms)
             case SaveCounters():
                 for index in range(operation.low, operation.high):
                     task.counters[index] = (operation.tries, operation.deaths, operation.losses)
@@ -260,6 +268,7 @@ class Model:
         """What `recover` must say, in a form without ranges."""
         return {
             "epoch": self.epoch,
+            "time": self.time,
             "tasks": {
                 name: {
                     "made": (task.made.user, task.made.client, task.made.key, task.made.label),
@@ -269,6 +278,7 @@ class Model:
                             page.last,
                             page.header,
                             0 if task.is_spent(page) else len(page.calls),
+                            task.deadlines.get(page.first),
                         )
                         for page in task.pages.values()
                     },
@@ -314,7 +324,7 @@ def picture_of(state: RecoveredState) -> dict[str, Any]:
             task.task: {
                 "made": (task.user, task.client, task.key, task.label),
                 "pages": {
-                    page.first: (page.n, page.last, page.header, page.calls_bytes)
+                    page.first: (page.n, page.last, page.header, page.calls_bytes, page.due_ms)
                     for page in task.pages
                 },
                 "settled": indices(task.settled),
@@ -336,4 +346,5 @@ def picture_of(state: RecoveredState) -> dict[str, Any]:
         "checkpoints": {(row.task, row.index): (row.number, row.data) for row in state.checkpoints},
         "released": set(state.released),
         "codes": dict(state.codes),
+        "time": state.time,
     }

@@ -19,9 +19,11 @@ from forage_controller.core.operations import (
     SaveCode,
     SaveCollected,
     SaveCounters,
+    SaveDeadline,
     SaveEpoch,
     SavePage,
     SaveReleased,
+    SaveTime,
     TrimAssignment,
 )
 from shell.store_tools import (
@@ -100,6 +102,10 @@ OPERATIONS = st.one_of(
         task=TASKS,
         indices=st.lists(st.integers(0, 3), min_size=1, unique=True).map(tuple),
     ),
+    st.builds(
+        SaveDeadline, task=TASKS, first=st.sampled_from([0, 4, 8]), due_ms=st.integers(0, 2**50)
+    ),
+    st.builds(SaveTime, ran_ms=st.integers(0, 2**50), boot=st.text(), boot_ms=st.integers(0, 9)),
     st.builds(SaveCollected, task=TASKS, ranges=RANGES),
     st.builds(SaveReleased, task=TASKS, forget=st.booleans()),
 )

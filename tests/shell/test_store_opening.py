@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from forage_controller.core.operations import RecoveredState, SaveCheckpoint, SaveReleased
+from forage_controller.core.operations import (
+    RecoveredState,
+    SaveCheckpoint,
+    SaveDeadline,
+    SaveReleased,
+)
 from forage_controller.shell.database import SCHEMA_VERSION
 from forage_controller.shell.journal import JournalError, decode_operations, encode_operations
 from forage_controller.shell.store import Store, StoreError
@@ -61,13 +66,16 @@ def test_file_of_the_first_schema_gets_what_it_lacks(tmp_path: Path) -> None:
     watched.close()
     with sqlite3.connect(tmp_path / "state.db") as connection:
         connection.execute("DROP TABLE checkpoint")
+        connection.execute("DROP TABLE deadline")
         connection.execute("PRAGMA user_version = 1")
     connection.close()
     watched = WatchedStore(tmp_path)
     watched.save(SaveCheckpoint(task=TASK, index=1, number=2, data=b"state"))
+    watched.save(SaveDeadline(task=TASK, first=0, due_ms=7))
     watched.close()
     watched = WatchedStore(tmp_path)
     watched.close()
+    assert [page.due_ms for page in watched.recovered.tasks[0].pages] == [7]
     [kept] = watched.recovered.checkpoints
     assert (kept.task, kept.index, kept.number, kept.data) == (TASK, 1, 2, b"state")
 

@@ -26,10 +26,12 @@ from forage_controller.core.operations import (
     SaveCollected,
     SaveCommitted,
     SaveCounters,
+    SaveDeadline,
     SaveEpoch,
     SaveOutcomes,
     SavePage,
     SaveReleased,
+    SaveTime,
     TrimAssignment,
 )
 from forage_controller.shell.store import Store, StoreEvent
@@ -60,7 +62,7 @@ class Draw:
         number = random.randint(1, 12)
         low = random.randrange(2 * PAGE_CALLS)
         high = random.randint(low + 1, 2 * PAGE_CALLS)
-        match random.randrange(11):
+        match random.randrange(13):
             case 0 | 1:
                 return SaveAssignment(
                     assignment=number,
@@ -93,6 +95,11 @@ class Draw:
                 )
             case 9:
                 return ForgetCheckpoints(task=task, indices=tuple(range(low, high)))
+            case 10:
+                first = random.choice((0, PAGE_CALLS))
+                return SaveDeadline(task=task, first=first, due_ms=1_000 * number)
+            case 11:
+                return SaveTime(ran_ms=number, boot="boot", boot_ms=high)
             case _:
                 if random.random() < 0.5:
                     return SaveEpoch(epoch=random.randint(1, 9))
@@ -145,6 +152,7 @@ def comparable(state: RecoveredState) -> object:
     """What must be equal: order, and archived rows that may go already, are left free."""
     return (
         state.epoch,
+        state.time,
         sorted((task.task, pages_of(task), task.settled, task.collected) for task in state.tasks),
         sorted((task.task, task.user, task.client, task.key, task.failed) for task in state.tasks),
         sorted((task.task, spread(task.counters)) for task in state.tasks),

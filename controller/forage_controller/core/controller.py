@@ -33,6 +33,7 @@ from forage_controller.core.losses import Losses
 from forage_controller.core.monitor import Monitor
 from forage_controller.core.operations import (
     CodeLoaded,
+    MachineTime,
     OutcomesLoaded,
     PageLoaded,
     RecoveredState,
@@ -48,6 +49,7 @@ from forage_controller.core.queries import Queries
 from forage_controller.core.reconcile import Reconciler
 from forage_controller.core.recover import recover
 from forage_controller.core.replicas import Replicas
+from forage_controller.core.running import RunningTime
 from forage_controller.core.sessions import start_of
 from forage_controller.core.settlement import Settlement
 from forage_controller.core.siblings import Siblings
@@ -83,6 +85,7 @@ class ControllerCore:
         recovered: What the store held at start.
         start: This process start's random part of its sessions (16 hexadecimal digits).
         seed: For what is left to chance: how long retries wait.
+        machine: Its clock at this start; None: unknown.
 
     The shell's duties:
         1. Connect with `will` as the MQTT will, subscribe to `Topics.controller_subscriptions`,
@@ -94,7 +97,12 @@ class ControllerCore:
     """
 
     def __init__(
-        self, config: CoreConfig, recovered: RecoveredState, start: str, seed: int = 0
+        self,
+        config: CoreConfig,
+        recovered: RecoveredState,
+        start: str,
+        seed: int = 0,
+        machine: MachineTime | None = None,
     ) -> None:
         self._config = config
         self._start = start
@@ -128,6 +136,7 @@ class ControllerCore:
         self.assignments = Assignments(config, effects, self.backlog)
         self._pages = PageCache(effects, config.limits.page_cache_bytes)
         self._codes = CodeShelf(effects, config.limits)
+        running = RunningTime(effects, recovered.time, machine or MachineTime())
         self.ledger = Ledger(
             config,
             effects,
@@ -135,6 +144,7 @@ class ControllerCore:
             self.assignments,
             self._pages,
             self._codes,
+            running,
         )
         self.later = Later(self.backlog, self.ledger.tasks)
         self.leases = Leases(self.assignments, effects)
@@ -147,7 +157,7 @@ class ControllerCore:
             self.ledger,
             self._random,
         )
-        self._deadlines = Deadlines(self.ledger, self.settlement)
+        self._deadlines = Deadlines(self.ledger, self.settlement, running)
         self._archive = Archive(effects, self.ledger)
         self.losses = Losses(
             self.backlog,
@@ -237,6 +247,7 @@ class ControllerCore:
             self.assignments,
             self.backlog,
             self._codes,
+            running,
         )
         self._unheard_until_ms: int | None = None
 

@@ -34,7 +34,7 @@ __all__ = [
     "to_plain",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Of the store, and so of what is said of it here."""
 
 _FIELD_BYTES = 12

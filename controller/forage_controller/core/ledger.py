@@ -17,6 +17,7 @@ from forage_controller.core.config import CoreConfig
 from forage_controller.core.effects import Effects
 from forage_controller.core.operations import SaveCollected, SavePage, SaveReleased
 from forage_controller.core.pages import PageCache
+from forage_controller.core.running import RunningTime
 from forage_controller.core.state import Client, Page, Task
 from forage_wire.codec import decode_header
 from forage_wire.errors import DecodeError
@@ -52,6 +53,7 @@ class Ledger:
         assignments: Assignments,
         pages: PageCache,
         codes: CodeShelf,
+        running: RunningTime,
     ) -> None:
         self._limits = config.limits
         self.checkpoints = Checkpoints(effects, config.limits)
@@ -60,6 +62,7 @@ class Ledger:
         self._assignments = assignments
         self._pages = pages
         self._codes = codes
+        self._running = running
         self.keep_ms = config.limits.keep_ms
         self.tasks: dict[str, Task] = {}
         self.released: dict[str, int] = {}
@@ -217,7 +220,6 @@ class Ledger:
             calls=message.calls,
             calls_bytes=len(message.calls),
         )
-        self.add_page(task, page)
         self._pages.put(page)
         self._effects.save(
             SavePage(
@@ -233,6 +235,9 @@ class Ledger:
                 calls=message.calls,
             )
         )
+        if header.options.deadline_ms:
+            self._running.begin_deadline(task, page, now_ms)
+        self.add_page(task, page)
         for low, high in message.collected:
             # Before they are queued: nobody is to run them.
             task.done.add(max(low, page.first), min(high, page.end))

@@ -16,6 +16,7 @@ __all__ = [
     "LoadCode",
     "LoadOutcomes",
     "LoadPage",
+    "MachineTime",
     "Operation",
     "OutcomesLoaded",
     "PageLoaded",
@@ -31,11 +32,13 @@ __all__ = [
     "SaveCollected",
     "SaveCommitted",
     "SaveCounters",
+    "SaveDeadline",
     "SaveEpoch",
     "SaveFailed",
     "SaveOutcomes",
     "SavePage",
     "SaveReleased",
+    "SaveTime",
     "StoreFull",
     "StoreHasRoom",
     "StoredOutcomes",
@@ -179,6 +182,26 @@ class ForgetCheckpoints:
     indices: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveDeadline:
+    """When the calls of a page are too late, in the time of `SaveTime`. The first one stays."""
+
+    task: str
+    first: int
+    due_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveTime:
+    """How long controllers have ruled with this store, and a machine's clock at that moment."""
+
+    ran_ms: int
+    boot: str
+    """Which boot of which machine; "": nobody knows."""
+    boot_ms: int
+    """Milliseconds since that boot."""
+
+
 Operation = (
     SaveEpoch
     | SaveCode
@@ -193,6 +216,8 @@ Operation = (
     | SaveReleased
     | SaveCheckpoint
     | ForgetCheckpoints
+    | SaveDeadline
+    | SaveTime
 )
 
 
@@ -314,6 +339,8 @@ class RecoveredPage:
     last: bool
     header: bytes
     calls_bytes: int
+    due_ms: int | None = None
+    """When its calls are too late, in the time of `SaveTime`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -364,6 +391,18 @@ class RecoveredCheckpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MachineTime:
+    """Our machine's clock, and ours, at one moment."""
+
+    boot: str = ""
+    """Which boot of which machine; "": that cannot be known, and no other is the same."""
+    boot_ms: int = 0
+    """Milliseconds since that boot."""
+    now_ms: int = 0
+    """What the core calls that moment."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecoveredState:
     """All that the store holds, at start."""
 
@@ -375,3 +414,5 @@ class RecoveredState:
     """Tasks that ended and of which only the id is kept."""
     codes: dict[bytes, tuple[str, int]] = field(default_factory=dict)
     """hash -> (form, bytes); the code itself is read by `LoadCode`."""
+    time: SaveTime | None = None
+    """The last that was saved."""

@@ -7,6 +7,7 @@ from forage_controller.core.codes import CodeShelf
 from forage_controller.core.fleet import Fleet
 from forage_controller.core.ledger import Ledger
 from forage_controller.core.operations import RecoveredState, RecoveredTask
+from forage_controller.core.running import RunningTime
 from forage_controller.core.state import Device, Open, Page, Task
 from forage_wire.codec import decode_header
 
@@ -21,6 +22,7 @@ def recover(
     assignments: Assignments,
     backlog: Backlog,
     codes: CodeShelf,
+    running: RunningTime,
 ) -> list[str]:
     """Rebuild tasks, open assignments and the backlog (at time 0).
 
@@ -32,7 +34,7 @@ def recover(
     codes.recovered(state.codes)
     ledger.released.update(dict.fromkeys(state.released, ledger.keep_ms))
     for row in state.tasks:
-        _task(row, clients, ledger)
+        _task(row, clients, ledger, running)
     for checkpoint in state.checkpoints:
         kept_of = ledger.tasks.get(checkpoint.task)
         if kept_of is not None and checkpoint.index not in kept_of.done:
@@ -70,7 +72,7 @@ def recover(
     return [device.name for device in fleet.devices.values() if device.assignments]
 
 
-def _task(row: RecoveredTask, clients: Clients, ledger: Ledger) -> None:
+def _task(row: RecoveredTask, clients: Clients, ledger: Ledger, running: RunningTime) -> None:
     client = clients.client(row.user, row.client)
     # A status of it may stand on the broker.
     task = Task(id=row.task, client=client, key=row.key, label=row.label, made_ms=0, status_ms=0)
@@ -84,6 +86,7 @@ def _task(row: RecoveredTask, clients: Clients, ledger: Ledger) -> None:
             header=header,
             queue_key=queue_key(header),
             calls_bytes=saved.calls_bytes,
+            due_ms=None if saved.due_ms is None else running.now_of(saved.due_ms),
             committed=True,
         )
         ledger.add_page(task, page)

@@ -141,6 +141,8 @@ class Page:
     cut: list[object] | None = None
     """The calls one by one, while they are being assigned."""
     calls_bytes: int = 0
+    due_ms: int | None = None
+    """When its calls are too late, in our time; None: never, or that time does not run yet."""
     committed: bool = False
     loading: bool = False
     lost: bool = False

@@ -9,7 +9,7 @@ from typing import Any
 
 from forage_controller.config import ControllerConfig
 from forage_controller.core.controller import ControllerCore
-from forage_controller.shell.program import Identity, Program
+from forage_controller.shell.program import Identity, Program, machine_time
 from forage_controller.shell.store import Store
 from forage_wire.shell.notify import sd_notify
 
@@ -49,6 +49,7 @@ class Controller(Program):
                 replace(recovered, epoch=max(recovered.epoch, epoch)),
                 identity.start,
                 seed=random.getrandbits(32),
+                machine=machine_time(),
             )
             subscriptions = self._ruling.topics.controller_subscriptions()
             super().__init__(config, identity, self._ruling, subscriptions, random)

@@ -49,7 +49,12 @@ CREATE TABLE checkpoint (
 CREATE UNIQUE INDEX checkpoint_of_call ON checkpoint (task, call);
 """
 
-_UPGRADES = {1: _CHECKPOINT}
+_DEADLINE = """
+CREATE TABLE deadline (task TEXT NOT NULL, first INTEGER NOT NULL, due_ms INTEGER NOT NULL);
+CREATE UNIQUE INDEX deadline_of_page ON deadline (task, first);
+"""
+
+_UPGRADES = {1: _CHECKPOINT, 2: _DEADLINE}
 """What a file of an older schema lacks that the next one has."""
 
 _SCHEMA = (
@@ -84,6 +89,7 @@ CREATE TABLE assignment (
 CREATE TABLE released (client TEXT PRIMARY KEY, counters BLOB NOT NULL) WITHOUT ROWID;
 """
     + _CHECKPOINT
+    + _DEADLINE
 )
 
 

@@ -25,6 +25,7 @@ from forage_controller.core.operations import (
     SaveEpoch,
     SaveOutcomes,
     SavePage,
+    SaveTime,
     StoredOutcomes,
 )
 from forage_controller.shell.journal import decode_operations
@@ -55,6 +56,7 @@ _INSERT_NEW_TASK = "INSERT OR IGNORE INTO task VALUES (?, ?, ?, ?, ?, NULL, NULL
 _INSERT_PAGE = "INSERT OR IGNORE INTO page VALUES (NULL, ?, ?, ?, ?, ?, ?)"
 _INSERT_OUTCOME = "INSERT INTO outcome VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_CHECKPOINT = "INSERT OR REPLACE INTO checkpoint VALUES (?, ?, ?, ?)"
+_INSERT_DEADLINE = "INSERT OR IGNORE INTO deadline VALUES (?, ?, ?)"
 _INSERT_ASSIGNMENT = "INSERT OR REPLACE INTO assignment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
@@ -135,13 +137,16 @@ def select_outcomes(
 
 
 def write_straight(connection: sqlite3.Connection, operation: Operation) -> None:
-    """Write one operation to its table at once: an epoch, a code (or its end), or a large page or
-    outcome."""
+    """Write one operation to its table at once: an epoch, the time, a code (or its end), or a
+    large page or outcome."""
     match operation:
         case SaveEpoch():
             connection.execute(
                 "INSERT OR REPLACE INTO setting VALUES ('epoch', ?)", (operation.epoch,)
             )
+        case SaveTime():
+            value = cbor2.dumps([operation.ran_ms, operation.boot, operation.boot_ms])
+            connection.execute("INSERT OR REPLACE INTO setting VALUES ('time', ?)", (value,))
         case SaveCode():
             connection.execute(
                 "INSERT OR IGNORE INTO code VALUES (?, ?, ?)",
@@ -202,7 +207,7 @@ def fold(connection: sqlite3.Connection, recent: Recent) -> None:
     over = [task for task, changes in recent.tasks.items() if changes.wipe]
     if over:
         names = json.dumps(over)
-        for table in ("task", "page", "outcome", "assignment", "checkpoint"):
+        for table in ("task", "page", "outcome", "assignment", "checkpoint", "deadline"):
             connection.execute(
                 f"DELETE FROM {table} WHERE task IN (SELECT value FROM json_each(?))", (names,)
             )
@@ -225,6 +230,14 @@ def fold(connection: sqlite3.Connection, recent: Recent) -> None:
     connection.executemany(_INSERT_TASK, [row.columns(task) for task, row in rows.items()])
     connection.executemany(_INSERT_PAGE, pages)
     connection.executemany(_INSERT_OUTCOME, outcomes)
+    connection.executemany(
+        _INSERT_DEADLINE,
+        [
+            (task, first, due_ms)
+            for task, changes in living.items()
+            for first, due_ms in (changes.deadlines or {}).items()
+        ],
+    )
     for task, changes in living.items():
         if changes.checkpoints:
             _fold_checkpoints(connection, task, changes.checkpoints)
@@ -419,14 +432,29 @@ def remove_unused_codes(connection: sqlite3.Connection) -> None:
     connection.executemany("DELETE FROM code WHERE hash = ?", unused)
 
 
+def _time_of(value: bytes) -> SaveTime:
+    ran_ms, boot, boot_ms = cbor2.loads(value)
+    return SaveTime(ran_ms=ran_ms, boot=boot, boot_ms=boot_ms)
+
+
 def read_state(connection: sqlite3.Connection, recent: Recent) -> RecoveredState:
     """Everything, once the journal has been folded."""
     epoch = connection.execute("SELECT value FROM setting WHERE name = 'epoch'").fetchone()
+    time = connection.execute("SELECT value FROM setting WHERE name = 'time'").fetchone()
+    deadlines = {
+        (task, first): due_ms
+        for task, first, due_ms in connection.execute("SELECT task, first, due_ms FROM deadline")
+    }
     pages: dict[str, list[RecoveredPage]] = {}
     query = "SELECT task, first, n, last, header, length(calls) FROM page ORDER BY task, first"
     for task, first, n, last, header, size in connection.execute(query):
         page = RecoveredPage(
-            first=first, n=n, last=bool(last), header=header, calls_bytes=size or 0
+            first=first,
+            n=n,
+            last=bool(last),
+            header=header,
+            calls_bytes=size or 0,
+            due_ms=deadlines.get((task, first)),
         )
         pages.setdefault(task, []).append(page)
     settled: dict[str, RangeSet] = {}
@@ -489,4 +517,5 @@ def read_state(connection: sqlite3.Connection, recent: Recent) -> RecoveredState
             code: (form, size)
             for code, form, size in connection.execute("SELECT hash, form, length(data) FROM code")
         },
+        time=_time_of(time[0]) if time else None,
     )

@@ -24,6 +24,7 @@ from forage_controller.core.operations import (
     SaveCheckpoint,
     SaveCollected,
     SaveCounters,
+    SaveDeadline,
     SaveOutcomes,
     SavePage,
     SaveReleased,
@@ -35,7 +36,7 @@ __all__ = ["JournalError", "decode_operations", "encode_operations"]
 # Fixed, so that an older Python reads what a newer one wrote.
 PICKLE_PROTOCOL = 5
 
-# Codes and epochs are not here: they go to their tables at once.
+# Codes, epochs and the time are not here: they go to their tables at once.
 _CODES: dict[int, type[Any]] = {
     1: SavePage,
     2: SaveAssignment,
@@ -47,6 +48,7 @@ _CODES: dict[int, type[Any]] = {
     8: SaveReleased,
     9: SaveCheckpoint,
     10: ForgetCheckpoints,
+    11: SaveDeadline,
 }
 
 

@@ -7,17 +7,20 @@ it) and the process's end. What anything means is the core's.
 """
 
 import logging
+import os
 import select
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from random import Random
 from typing import Any, Protocol
 
 from forage_controller.config import PROGRAM, ControllerConfig
 from forage_controller.core.commands import Exit
+from forage_controller.core.operations import MachineTime
 from forage_wire import io
 from forage_wire.shell.loop import Loop
 from forage_wire.shell.mqtt import (
@@ -34,7 +37,7 @@ from forage_wire.shell.mqtt import (
 )
 from forage_wire.shell.notify import Watchdog, sd_notify
 
-__all__ = ["Core", "Identity", "Program", "now_ms"]
+__all__ = ["Core", "Identity", "Program", "machine_time", "now_ms"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +66,17 @@ _START_NS = time.monotonic_ns()
 def now_ms() -> int:
     """Milliseconds since this process began."""
     return (time.monotonic_ns() - _START_NS) // 1_000_000
+
+
+def machine_time() -> MachineTime:
+    """This machine's clock: how long it has been awake since which boot."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # A container may have a clock of its own.
+        boot += " " + os.readlink("/proc/self/ns/time")
+    except OSError:
+        boot = ""
+    return MachineTime(boot=boot, boot_ms=time.monotonic_ns() // 1_000_000, now_ms=now_ms())
 
 
 class Core(Protocol):

@@ -20,6 +20,7 @@ from forage_controller.core.operations import (
     SaveCheckpoint,
     SaveCollected,
     SaveCounters,
+    SaveDeadline,
     SaveOutcomes,
     SavePage,
     SaveReleased,
@@ -111,6 +112,8 @@ class TaskChanges:
     counters: list[SaveCounters] = field(default_factory=list)
     checkpoints: dict[int, SaveCheckpoint | None] | None = None
     """Call -> its last checkpoint; None: that is gone, from the tables too. Most have none."""
+    deadlines: dict[int, int] | None = None
+    """Page -> when its calls are too late. Most have none."""
     opened: dict[int, None] = field(default_factory=dict)
     """Its assignments in `Recent.opened`."""
 
@@ -149,6 +152,7 @@ class Recent:
             SaveReleased: self._release,
             SaveCheckpoint: self._checkpoint,
             ForgetCheckpoints: self._forget_checkpoints,
+            SaveDeadline: self._deadline,
         }
 
     def __bool__(self) -> bool:
@@ -245,6 +249,14 @@ class Recent:
         gone: dict[int, SaveCheckpoint | None] = dict.fromkeys(operation.indices)
         changes.checkpoints = {**(changes.checkpoints or {}), **gone}
         return True
+
+    def _deadline(self, operation: SaveDeadline) -> bool:
+        changes = self._living(operation.task)
+        if changes is None:
+            return False
+        if changes.deadlines is None:
+            changes.deadlines = {}
+        return changes.deadlines.setdefault(operation.first, operation.due_ms) == operation.due_ms
 
     def _page(self, operation: SavePage) -> bool:
         if operation.task in self.released:

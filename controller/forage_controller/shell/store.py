@@ -39,6 +39,7 @@ from forage_controller.core.operations import (
     SaveFailed,
     SaveOutcomes,
     SavePage,
+    SaveTime,
     StoredOutcomes,
     StoreFull,
     StoreHasRoom,
@@ -89,6 +90,7 @@ FOLD_BYTES = 8 << 20
 # Rows that went straight may be over as well; they are deleted at the next fold.
 FOLD_STRAIGHT_BYTES = 64 << 20
 FOLD_IDLE_S = 15.0
+_STRAIGHT = frozenset({SaveEpoch, SaveCode, ForgetCode, SaveTime})
 # One fsync takes less than a millisecond on a good disk; beginning one at once for every message
 # would spend the processor on commits, beside the very call that is being handled. So a commit
 # gathers what comes in this time, unless somebody's work waits for it. At 5 ms, calls that were made
@@ -309,7 +311,7 @@ class Store:
             size = len(operation.calls)  # type: ignore[union-attr]
         elif kind is SaveOutcomes:
             size = len(operation.data)  # type: ignore[union-attr]
-        elif kind is SaveEpoch or kind is SaveCode or kind is ForgetCode:
+        elif kind in _STRAIGHT:
             self._straight.append(operation)
             return
         if (

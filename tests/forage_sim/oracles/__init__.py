@@ -8,6 +8,7 @@ from forage_sim.oracles.base import Oracle, OracleViolated
 from forage_sim.oracles.bounded_queues import BoundedQueues
 from forage_sim.oracles.closed_never_settles import ClosedNeverSettles
 from forage_sim.oracles.commit_first import CommitFirst
+from forage_sim.oracles.deadlines_hold import DeadlinesHold
 from forage_sim.oracles.devices_vote_once import DevicesVoteOnce
 from forage_sim.oracles.every_call_ends import EveryCallEnds
 from forage_sim.oracles.exclusive_alone import ExclusiveAlone
@@ -35,6 +36,7 @@ def all_oracles(world: "World") -> list[Oracle]:
         ExclusiveAlone(world),
         CommitFirst(world),
         ClosedNeverSettles(world),
+        DeadlinesHold(world),
         DevicesVoteOnce(world),
         FairVerdicts(world),
         StaleSessions(world),
