@@ -1,12 +1,11 @@
 """Addresses of brokers, as users type them: `mqtt://host`, `mqtts://user:password@host:8883`.
 
 Owns the one text form that every program, flag and environment variable shares, and the rule that
-an open broker is for loopback. Resolves no names and opens nothing.
+an open broker is for loopback. Resolves no names and opens nothing. What most addresses do not need
+is imported where one does: every program begins with an address.
 """
 
-import ipaddress
 import re
-from urllib.parse import quote, unquote
 
 from forage_wire.records import field, guarded_dataclass
 from forage_wire.texts import check_text
@@ -25,14 +24,16 @@ PORT_TLS_DEFAULT = 8883
 
 _EXAMPLE = "write it like mqtt://host:1883 or mqtts://user:password@host:8883"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?\.?")
+_HOST_NAME = r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?\.?"
 
 
 def is_loopback_host(host: str) -> bool:
     """Whether `host` is this machine by its spelling alone: names are not resolved."""
     name = host.rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost"):
+    if name in ("127.0.0.1", "localhost") or name.endswith(".localhost"):
         return True
+    import ipaddress
+
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -69,6 +70,8 @@ class BrokerAddress:
         """The address as one types it, with `***` in place of the password."""
         login = ""
         if self.username is not None:
+            from urllib.parse import quote
+
             hidden = ":***" if self.password is not None else ""
             login = f"{quote(self.username, safe='')}{hidden}@"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -110,13 +113,12 @@ def parse_broker_address(text: str) -> BrokerAddress:
     user_text, colon, password_text = login.partition(":")
     if at and not user_text:
         raise ValueError(f"The broker address {shown!r} has a login without a user; {_EXAMPLE}.")
-    return BrokerAddress(
-        host=host,
-        port=port,
-        tls=tls,
-        username=unquote(user_text) if at else None,
-        password=unquote(password_text) if colon else None,
-    )
+    username, password = (user_text if at else None), (password_text if colon else None)
+    if "%" in login:
+        from urllib.parse import unquote
+
+        username, password = unquote(user_text), unquote(password_text) if colon else None
+    return BrokerAddress(host=host, port=port, tls=tls, username=username, password=password)
 
 
 def _split_host(place: str, shown: str) -> tuple[str, str | None]:
@@ -130,6 +132,8 @@ def _split_host(place: str, shown: str) -> tuple[str, str | None]:
         host, colon, port_text = place.partition(":")
         port_text = port_text if colon else None
     if bracketed is not None or ":" in host:
+        import ipaddress
+
         try:
             ipaddress.IPv6Address(host)
         except ValueError:
@@ -137,7 +141,7 @@ def _split_host(place: str, shown: str) -> tuple[str, str | None]:
                 f"The broker address {shown!r} has the host {host!r}, "
                 f"which is not an IPv6 address; {_EXAMPLE}."
             ) from None
-    elif _HOST_NAME.fullmatch(host) is None:
+    elif re.fullmatch(_HOST_NAME, host) is None:
         what = f"the host {host!r}, which is not a name or an address" if host else "no host"
         raise ValueError(f"The broker address {shown!r} has {what}; {_EXAMPLE}.")
     return host, port_text

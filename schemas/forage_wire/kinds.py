@@ -106,7 +106,6 @@ def text(maximum: int = TEXT_CHARACTERS_MAX) -> Kind:
 
 def pattern(expression: str, what: str, *, empty: bool = False) -> Kind:
     """Text that matches a regular expression in full (or is empty, where that is allowed)."""
-    fullmatch = re.compile(expression).fullmatch
     # The same sessions and names come in every message.
     known: dict[str, None] = {}
 
@@ -115,7 +114,8 @@ def pattern(expression: str, what: str, *, empty: bool = False) -> Kind:
             raise ValueError(f"not {what}")
         if raw in known or (empty and not raw):
             return raw
-        if fullmatch(raw) is None:
+        # (Compiled when it is first used, and kept by `re`.)
+        if re.fullmatch(expression, raw) is None:
             raise ValueError(f"not {what}")
         if len(known) >= _KNOWN_MAX:
             known.clear()

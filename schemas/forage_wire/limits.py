@@ -29,6 +29,7 @@ __all__ = [
     "PART_BYTES",
     "PROTOCOL_MAJOR",
     "PROTOCOL_MINOR",
+    "PYTHON_MINOR_MIN",
     "RANGES_MAX",
     "REORDER_MAX",
     "REPEAT_AFTER_MS",
@@ -44,6 +45,8 @@ __all__ = [
 PROTOCOL_MAJOR = 1
 """Stands in every topic; another major is another bus."""
 PROTOCOL_MINOR = 0
+PYTHON_MINOR_MIN = 11
+"""forage runs on Python 3.11 and newer."""
 """One minor of difference works both ways; more is refused in words."""
 
 PACKET_BYTES_MAX = 128 * 1024

@@ -31,7 +31,7 @@ TASK_PATTERN = CLIENT_PATTERN + r"-[0-9a-v]{1,13}"
 
 _NAME = re.compile(NAME_PATTERN)
 _TASK = re.compile(TASK_PATTERN)
-_CALL = re.compile(rf"({TASK_PATTERN})\.([0-9]{{1,10}})")
+_CALL_PATTERN = rf"({TASK_PATTERN})\.([0-9]{{1,10}})"
 
 
 def is_name(text: str) -> bool:
@@ -59,7 +59,7 @@ def split_call(text: str) -> tuple[str, int | None] | None:
     """A task's id or a call's name as (task, index or None); None if it is neither."""
     if _TASK.fullmatch(text):
         return text, None
-    match = _CALL.fullmatch(text)
+    match = re.fullmatch(_CALL_PATTERN, text)
     return (match[1], int(match[2])) if match else None
 
 

@@ -8,15 +8,16 @@ The files are TOML with the keys `broker`, `root`, `user`, `insecure` and `tls_c
 are left to other readers.
 """
 
-import getpass
 import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from forage_wire.address import BrokerAddress, check_allowed, parse_broker_address
 from forage_wire.records import dataclass
 from forage_wire.topics import fold_name, is_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["BROKER_DEFAULT", "ClientConfig", "configuration_files", "read_config"]
 
@@ -46,14 +47,15 @@ class ClientConfig:
     """A broker elsewhere that asks for no credentials is allowed."""
 
 
-def configuration_files(environment: Mapping[str, str]) -> list[Path]:
+def configuration_files(environment: Mapping[str, str]) -> list[str]:
     """The files that are read if they exist, the strongest first."""
-    home = environment.get("XDG_CONFIG_HOME")
-    user = Path(home) if home else Path(environment.get("HOME", "~")).expanduser() / ".config"
+    # Texts, as `pathlib` takes its time to import.
+    home = os.path.expanduser(environment.get("HOME", "~"))
+    user = environment.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")
     return [
-        Path("forage.toml"),
-        user / "forage" / "config.toml",
-        Path("/etc/forage/client.toml"),
+        "forage.toml",
+        os.path.join(user, "forage", "config.toml"),
+        "/etc/forage/client.toml",
     ]
 
 
@@ -64,7 +66,7 @@ def read_config(
     user: str | None = None,
     insecure: bool = False,
     environment: Mapping[str, str] | None = None,
-    files: list[Path] | None = None,
+    files: "Sequence[str | Path] | None" = None,
 ) -> ClientConfig:
     """The settings that hold.
 
@@ -114,7 +116,7 @@ def read_config(
 
 
 def _layers(
-    environment: Mapping[str, str], files: list[Path]
+    environment: Mapping[str, str], files: "Sequence[str | Path]"
 ) -> list[tuple[str, Mapping[str, Any]]]:
     variables = {
         name: environment[f"FORAGE_{name.upper()}"]
@@ -124,7 +126,8 @@ def _layers(
     layers: list[tuple[str, Mapping[str, Any]]] = [("the environment", variables)]
     for path in files:
         try:
-            text = path.read_text(encoding="utf-8")
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             continue
         # Parsed by hand of the standard library, which is not cheap to import: only where needed.
@@ -161,6 +164,8 @@ def _boolean(value: Any, origin: str) -> bool:
 
 def _user(value: Any, origin: str, address: BrokerAddress) -> str:
     if value is None and address.username is None:
+        import getpass
+
         try:
             login = getpass.getuser()
         except (OSError, KeyError, ImportError):

@@ -1,7 +1,6 @@
 """`connect`: from an address (or none) to a `Client` that a controller has welcomed."""
 
 import os
-import secrets
 import sys
 
 import forage
@@ -11,7 +10,7 @@ from forage.core.client import ClientCore
 from forage.discovery import located
 from forage.errors import Refused
 from forage.shell.leaving import watch
-from forage.shell.line import base32
+from forage.shell.line import random_digits
 from forage.shell.network import Network
 from forage_wire.topics import Topics
 
@@ -64,7 +63,7 @@ def connect_as(config: ClientConfig, *, timeout_s: float = 5) -> Client:
     config = located(config)
     core = ClientCore(
         user=config.user,
-        client=base32(secrets.randbits(65)).rjust(13, "0"),
+        client=random_digits(13),
         topics=Topics(config.root),
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         software=f"forage {forage.__version__}",

@@ -44,11 +44,11 @@ def test_argument_beats_environment_beats_files_in_order(tmp_path: Path) -> None
 
 def test_files_are_looked_for_here_then_the_users_then_the_systems() -> None:
     assert configuration_files({"HOME": "/home/ann"}) == [
-        Path("forage.toml"),
-        Path("/home/ann/.config/forage/config.toml"),
-        Path("/etc/forage/client.toml"),
+        "forage.toml",
+        "/home/ann/.config/forage/config.toml",
+        "/etc/forage/client.toml",
     ]
-    assert configuration_files({"XDG_CONFIG_HOME": "/x"})[1] == Path("/x/forage/config.toml")
+    assert configuration_files({"XDG_CONFIG_HOME": "/x"})[1] == "/x/forage/config.toml"
 
 
 def test_the_user_is_the_login_unless_one_is_given() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import socket
-import ssl
 import threading
 import time
 from typing import Literal
@@ -102,29 +101,21 @@ class Dial:
             return DialFailure(reason=words_for(error), kind="unreachable")
         if not self._tls:
             return connected
+        from forage_wire.shell import tls
+
         try:
             connected.settimeout(max(0.001, deadline - time.monotonic()))
-            return self._context().wrap_socket(connected, server_hostname=self._host)
-        except ssl.SSLCertVerificationError as error:
-            reason = f"its TLS certificate is not accepted: {error.verify_message}"
-            failure = DialFailure(reason=reason, kind="refused")
-        except ssl.SSLError as error:
-            reason = f"it does not speak TLS on this port ({error.reason or error})"
-            failure = DialFailure(reason=reason, kind="unreachable")
+            return tls.begin(connected, self._host, self._tls_ca_file)
         except OSError as error:
-            failure = DialFailure(reason=f"no TLS: {words_for(error)}", kind="unreachable")
-        connected.close()
-        return failure
-
-    def _context(self) -> ssl.SSLContext:
-        try:
-            return ssl.create_default_context(cafile=self._tls_ca_file)
-        except FileNotFoundError:
-            raise OSError(errno.ENOENT, f"no such file: {self._tls_ca_file}") from None
+            connected.close()
+            reason, is_final = tls.failure_of(error) or (f"no TLS: {words_for(error)}", False)
+            return DialFailure(reason=reason, kind="refused" if is_final else "unreachable")
 
     def _connect(self, deadline: float) -> socket.socket:
         """TCP to the first of the name's addresses that answers; each gets its share of the time."""
-        candidates = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        # Bytes are taken as they are; a text loads a codec for names of other alphabets.
+        host = self._host.encode() if self._host.isascii() else self._host
+        candidates = socket.getaddrinfo(host, self._port, type=socket.SOCK_STREAM)
         failure = OSError(errno.EADDRNOTAVAIL, "the name has no address")
         for index, (family, kind, protocol, _, address) in enumerate(candidates):
             share_s = (deadline - time.monotonic()) / (len(candidates) - index)

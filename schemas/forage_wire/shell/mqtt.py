@@ -55,8 +55,8 @@ from forage_wire.shell.framing import (
 )
 from forage_wire.shell.lean_paho import Client
 from forage_wire.shell.nesting import inner_selector
-from forage_wire.shell.reconnect import RandomSource, ReconnectDelay
-from forage_wire.shell.sockets import BufferedSocket, EndOfStreamError
+from forage_wire.shell.reconnect import RandomSource, ReconnectDelay, SystemRandom
+from forage_wire.shell.sockets import BufferedSocket, EndOfStreamError, buffered
 from forage_wire.shell.subscribing import Subscribing
 from forage_wire.shell.unacknowledged import Unacknowledged
 
@@ -76,6 +76,7 @@ __all__ = [
     "RandomSource",
     "ReconnectDelay",
     "SubscribeDone",
+    "SystemRandom",
     "TransportEvent",
     "Will",
 ]
@@ -396,7 +397,7 @@ class MqttConnection:
             self._begin_session(outcome, now_ms)
 
     def _begin_session(self, connected: socket.socket, now_ms: int) -> None:
-        wire = BufferedSocket(connected)
+        wire = buffered(connected, tls=self._address.tls)
         client = _Client(self._client_id, wire)
         client.on_subscribe = self._on_subscribe
         if self._address.username is not None:

@@ -1,16 +1,24 @@
-"""How long to wait before connecting again. Pure: randomness is passed in."""
+"""How long to wait before connecting again; whoever waits passes the randomness in."""
 
 from __future__ import annotations
 
+import os
 from typing import Protocol
 
-__all__ = ["RandomSource", "ReconnectDelay"]
+__all__ = ["RandomSource", "ReconnectDelay", "SystemRandom"]
 
 
 class RandomSource(Protocol):
     """The part of `random.Random` that is used."""
 
     def uniform(self, a: float, b: float, /) -> float: ...
+
+
+class SystemRandom:
+    """Drawn from the system's, without the module `random` and the six that it imports."""
+
+    def uniform(self, a: float, b: float, /) -> float:
+        return a + (b - a) * int.from_bytes(os.urandom(6), "big") / 2**48
 
 
 class ReconnectDelay:

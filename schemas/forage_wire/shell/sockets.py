@@ -8,10 +8,9 @@ happen only in `receive`, `flush` and `finish`, when the owner says so.
 from __future__ import annotations
 
 import socket
-import ssl
 import time
 
-__all__ = ["BufferedSocket", "EndOfStreamError"]
+__all__ = ["BufferedSocket", "EndOfStreamError", "buffered"]
 
 RECEIVE_BYTES = 128 * 1024
 # A TLS record; with this much room a receive never leaves decrypted bytes behind, where no
@@ -24,12 +23,19 @@ class EndOfStreamError(Exception):
 
 
 class BufferedSocket:
-    """A connected, non-blocking TCP or TLS socket behind two buffers. Owns the socket."""
+    """A connected, non-blocking socket behind two buffers. Owns it. (`tls` has the other kind.)"""
+
+    is_tls = False
+    nothing_came: tuple[type[OSError], ...] = (BlockingIOError, InterruptedError)
+    """A receive found nothing."""
+    no_room: tuple[type[OSError], ...] = (BlockingIOError, InterruptedError)
+    """A send found no room."""
+    reads_first: tuple[type[OSError], ...] = ()
+    """A send goes on after the next receive; waiting for room would only spin."""
 
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
         self._socket = connected
-        self._is_tls = isinstance(connected, ssl.SSLSocket)
         self._space = memoryview(bytearray(RECEIVE_BYTES))
         self._input = b""
         self._position = 0
@@ -101,7 +107,7 @@ class BufferedSocket:
             OSError: The connection is broken.
         """
         count = self._receive_into(self._space)
-        if count and self._is_tls:
+        if count and self.is_tls:
             # TLS hands out one record a call.
             while len(self._space) - count >= TLS_RECORD_BYTES:
                 try:
@@ -116,9 +122,7 @@ class BufferedSocket:
     def _receive_into(self, space: memoryview) -> int:
         try:
             count = self._socket.recv_into(space)
-        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            # TLS wants to write here only to answer a key change while the kernel has no room for
-            # it: it tries again with the next receive or send.
+        except self.nothing_came:
             return 0
         if count == 0:
             raise EndOfStreamError
@@ -146,11 +150,10 @@ class BufferedSocket:
         """One send; False where there is no point in another one now."""
         try:
             count = self._socket.send(self._sending)
-        except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
+        except self.no_room:
             self.wants_write = True
             return False
-        except ssl.SSLWantReadError:
-            # It goes on after the next receive; waiting for room would only spin.
+        except self.reads_first:
             self.wants_write = False
             return False
         except OSError:
@@ -161,7 +164,7 @@ class BufferedSocket:
             return False
         self.sent_bytes += count
         self._sending = self._sending[count:]
-        if self._sending and not self._is_tls:
+        if self._sending and not self.is_tls:
             self.wants_write = True
             return False
         return True
@@ -187,3 +190,12 @@ class BufferedSocket:
     def shut(self) -> None:
         """Close the socket."""
         self._socket.close()
+
+
+def buffered(connected: socket.socket, *, tls: bool) -> BufferedSocket:
+    """A connection behind buffers."""
+    if not tls:
+        return BufferedSocket(connected)
+    from forage_wire.shell.tls import TlsSocket
+
+    return TlsSocket(connected)

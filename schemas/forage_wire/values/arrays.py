@@ -57,7 +57,7 @@ _TYPED: Final = {
     "<f8": 86,
 }
 _DTYPES: Final = {tag: dtype for dtype, tag in _TYPED.items()}
-_OTHER_DTYPE: Final = re.compile(r"\|b1|[<>]c(8|16)|[<>][Mm]8(\[\d*[a-zA-Zμ]+\])?|\|S\d+|[<>]U\d+")
+_OTHER_DTYPE: Final = r"\|b1|[<>]c(8|16)|[<>][Mm]8(\[\d*[a-zA-Zμ]+\])?|\|S\d+|[<>]U\d+"
 
 ARRAY_TAGS: Final = frozenset({_TAG_ROWS, _TAG_COLUMNS, _TAG_OTHER, *_DTYPES})
 
@@ -84,7 +84,7 @@ class Bulk:
 def _dtype_text(dtype: Any) -> str:
     """The dtype as numpy writes it, where that text alone gives the very same dtype back."""
     text: str = dtype.str
-    if text not in _TYPED and not _OTHER_DTYPE.fullmatch(text):
+    if text not in _TYPED and not re.fullmatch(_OTHER_DTYPE, text):
         raise NotExact
     # Two C types of one size (long and long long) share a text; metadata has none.
     if _numpy().dtype(text).char != dtype.char:
@@ -180,7 +180,11 @@ def array_of(tag: int, content: Any) -> Any:
         return _filled(dtype, (len(content) // size,), False, content)
     if tag == _TAG_OTHER:
         dtype, shape, fortran, data = content
-        if type(dtype) is not str or not _OTHER_DTYPE.fullmatch(dtype) or type(fortran) is not bool:
+        if (
+            type(dtype) is not str
+            or not re.fullmatch(_OTHER_DTYPE, dtype)
+            or type(fortran) is not bool
+        ):
             raise DecodeError("an array's dtype is unknown")
         return _filled(dtype, _shape_of(shape), fortran, data)
     shape, typed = content
@@ -194,6 +198,6 @@ def scalar_of(content: Any) -> Any:
         dtype, data = _typed_of(content)
     else:
         dtype, data = content
-        if type(dtype) is not str or not _OTHER_DTYPE.fullmatch(dtype) or dtype[1] in "SU":
+        if type(dtype) is not str or not re.fullmatch(_OTHER_DTYPE, dtype) or dtype[1] in "SU":
             raise DecodeError("a scalar's dtype is unknown")
     return _filled(dtype, (), False, data)[()]

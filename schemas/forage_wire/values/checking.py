@@ -12,7 +12,19 @@ from typing import Any, Final
 
 from forage_wire.values.user_modules import UserFile, user_file
 
-__all__ = ["assigned_globals", "codes_in", "differs_from_text", "global_names", "same_code"]
+__all__ = [
+    "NotSource",
+    "assigned_globals",
+    "codes_in",
+    "differs_from_text",
+    "global_names",
+    "same_code",
+]
+
+
+class NotSource(Exception):
+    """Why a function cannot travel as source: a clause such as "it is a lambda"."""
+
 
 _NAMING: Final = frozenset(
     {"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME", "LOAD_CLASSDEREF"}

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 import cbor2
 
-from forage_wire.values.checking import assigned_globals, global_names, same_code
+from forage_wire.values.checking import NotSource, assigned_globals, global_names, same_code
 from forage_wire.values.modules import FUTURE_ANNOTATIONS, ModuleText, attribute_of, unwrapped
 from forage_wire.values.user_modules import (
     absolute_name,
@@ -29,17 +29,13 @@ from forage_wire.values.user_modules import (
     user_file,
 )
 
-__all__ = ["NotSource", "extract", "is_constant"]
+__all__ = ["extract", "is_constant"]
 
 CONSTANT_CHARACTERS_MAX: Final = 16 * 1024
 """A longer constant makes a pickle of the function: text is no form for data."""
 
 _SCALARS: Final = (int, float, complex, str, bytes, bool, type(None), type(...))
 _FLAG_ANNOTATIONS: Final = __future__.annotations.compiler_flag
-
-
-class NotSource(Exception):
-    """Why a function cannot travel as source: a clause such as "it is a lambda"."""
 
 
 def is_constant(value: Any) -> bool:

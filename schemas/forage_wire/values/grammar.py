@@ -9,19 +9,17 @@ import io
 import sys
 import tokenize
 from functools import lru_cache
-from typing import Final
 
-__all__ = ["MINOR_MIN", "lowest_minor"]
+from forage_wire.limits import PYTHON_MINOR_MIN
 
-MINOR_MIN: Final = 11
-"""forage runs on Python 3.11 and newer."""
+__all__ = ["lowest_minor"]
 
 
 @lru_cache(maxsize=256)
 def lowest_minor(text: str) -> int:
     """The lowest minor, from 11 on, that parses the text; this Python's where none lower does."""
     here = sys.version_info[1]
-    for minor in range(MINOR_MIN, here):
+    for minor in range(PYTHON_MINOR_MIN, here):
         try:
             ast.parse(text, feature_version=(3, minor))
         except SyntaxError:

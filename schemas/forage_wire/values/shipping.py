@@ -23,9 +23,9 @@ from typing import Any, Final, Literal, NamedTuple
 import cbor2
 
 from forage_wire.errors import NotSerializable
-from forage_wire.limits import CALL_BYTES_MAX
+from forage_wire.limits import CALL_BYTES_MAX, PYTHON_MINOR_MIN
 from forage_wire.records import dataclass, field
-from forage_wire.values.checking import differs_from_text, global_names
+from forage_wire.values.checking import NotSource, differs_from_text, global_names
 from forage_wire.values.modules import ModuleText, attribute_of, unwrapped
 from forage_wire.values.pickles import PYTHON, describe, dump
 from forage_wire.values.user_modules import closure_of, is_on_devices, user_file
@@ -85,9 +85,6 @@ def ship(function: Callable[..., Any]) -> ShippedFunction:
 
 def plan(function: Callable[..., Any]) -> Plan:
     """Find out how a function will travel."""
-    # Imported here: a worker ships nothing, and does not pay for a parser.
-    from forage_wire.values.extraction import NotSource, extract
-
     try:
         module, path = _place(function)
         if module != "__main__":
@@ -102,6 +99,9 @@ def plan(function: Callable[..., Any]) -> Plan:
         inner = unwrapped(function)
         if not isinstance(inner, FunctionType):
             raise NotSource(f"it is {describe(function)} of __main__")
+        # Imported here: who ships nothing of a script's does not pay for a parser.
+        from forage_wire.values.extraction import extract
+
         return Plan((module, path), extract(inner), "")
     except NotSource as error:
         return Plan(None, [], str(error))
@@ -109,8 +109,6 @@ def plan(function: Callable[..., Any]) -> Plan:
 
 def _place(function: Any) -> tuple[str, str]:
     """The module and the dotted path where a function is found by name. Raises NotSource."""
-    from forage_wire.values.extraction import NotSource
-
     if isinstance(function, MethodType):
         raise NotSource("it is a bound method")
     module = getattr(function, "__module__", None)
@@ -142,10 +140,17 @@ def _place(function: Any) -> tuple[str, str]:
     raise NotSource(f"{module}.{path} is not (or no longer) what its name says")
 
 
+def _lowest_minor(modules: list[ModuleText]) -> int:
+    """The lowest Python minor that reads all texts; `PYTHON_MINOR_MIN` where there are none."""
+    if not modules:
+        return PYTHON_MINOR_MIN
+    from forage_wire.values.grammar import lowest_minor
+
+    return max(lowest_minor(part) for text in modules for part in (text.text, text.preamble))
+
+
 def carry_out(function: Callable[..., Any], how: Plan) -> ShippedFunction:
     """Make the blob. Raises NotSerializable."""
-    from forage_wire.values.grammar import MINOR_MIN, lowest_minor
-
     body: dict[str, Any]
     code: list[str] = []
     if how.entry is not None:
@@ -169,13 +174,13 @@ def carry_out(function: Callable[..., Any], how: Plan) -> ShippedFunction:
             f"the function {_name(function)} is {len(blob)} bytes with all that it needs, above "
             f"the limit of {CALL_BYTES_MAX}: pass large data as arguments"
         )
-    lowest = [lowest_minor(part) for text in modules for part in (text.text, text.preamble)]
+    python_min = _MINOR_HERE if code else _lowest_minor(modules)
     return ShippedFunction(
         hash=sha256(blob).digest(),
         blob=blob,
         form="pickle" if code else "source",
         python=PYTHON,
-        python_min=_MINOR_HERE if code else max(lowest, default=MINOR_MIN),
+        python_min=python_min,
         name=_name(function),
         reason_not_source=how.reason if code else "",
         modules=frozenset((text.name, text.key) for text in modules),

@@ -6,11 +6,9 @@ Imports are found in the text, also those inside functions; nothing is imported 
 Texts are read anew when a file has changed.
 """
 
-import importlib.util
 import os
 import site
 import sys
-import sysconfig
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
@@ -70,6 +68,8 @@ _files: dict[tuple[str, str], tuple[tuple[int, int], UserFile]] = {}
 
 @lru_cache(maxsize=1)
 def _installed_folders() -> tuple[str, ...]:
+    import sysconfig
+
     paths = sysconfig.get_paths()
     folders = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     folders.update(site.getsitepackages(), (site.getusersitepackages(),))
@@ -147,7 +147,9 @@ def _read(path: str, name: str, is_package: bool) -> UserFile | None:
         if known is not None and known[0] == stamp:
             return known[1]
         with open(path, "rb") as file:
-            text = importlib.util.decode_source(file.read())
+            from importlib.util import decode_source
+
+            text = decode_source(file.read())
         imports = imports_in(text, name if is_package else name.rpartition(".")[0])
     except (OSError, SyntaxError, UnicodeDecodeError):
         return None

@@ -5,9 +5,8 @@ kept in `deferred` for the network thread, which carries it out without the lock
 """
 
 import logging
-import secrets
+import os
 import time
-from random import Random
 
 from forage.core.client import ClientCore
 from forage.core.commands import Command
@@ -18,7 +17,7 @@ from forage_wire.io import BatchEnded, Connected, Disconnected, Publish
 from forage_wire.shell import mqtt
 from forage_wire.shell.loop import Loop
 
-__all__ = ["Line", "base32", "now_ms"]
+__all__ = ["Line", "base32", "now_ms", "random_digits"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +32,12 @@ def base32(number: int) -> str:
         text = _DIGITS[digit] + text
         if not number:
             return text
+
+
+def random_digits(count: int) -> str:
+    """Digits as of `base32` that nobody can guess."""
+    # A byte for each: 256 is a multiple of 32. (`secrets` takes its time to import.)
+    return "".join([_DIGITS[byte % 32] for byte in os.urandom(count)])
 
 
 def now_ms() -> int:
@@ -70,18 +75,17 @@ class Line:
         self.was_welcomed = False
         self._loop = Loop()
         # A client id that nobody else can guess; 23 characters are what every broker takes.
-        suffix = "".join(secrets.choice(_DIGITS) for _ in range(9))
         self._connection = mqtt.MqttConnection(
             address,
-            client_id=f"{core.client}-{suffix}",
+            client_id=f"{core.client}-{random_digits(9)}",
             subscriptions=core.subscriptions(),
             connect_timeout_ms=max(1, round(welcome_s * 1000)),
             tls_ca_file=tls_ca_file,
         )
         self._loop.register(self._connection, _nothing)
-        self._start = secrets.token_hex(8)
+        self._start = os.urandom(8).hex()
         self._connect_count = 0
-        self._reconnect = mqtt.ReconnectDelay(0.5, Random(self._start))
+        self._reconnect = mqtt.ReconnectDelay(0.5, mqtt.SystemRandom())
         self._reconnect_due_ms: int | None = None
         self._complaint = ""
         """What is wrong with the connection, as it was last logged."""

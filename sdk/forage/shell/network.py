@@ -11,7 +11,7 @@ more (`close`, or the client was dropped), the thread says goodbye and ends.
 """
 
 import logging
-import secrets
+import os
 import threading
 import time
 from collections import deque
@@ -428,7 +428,7 @@ class Network:
         self._tasks[calls.id] = calls
         event = TaskOpened(
             task=calls.id,
-            key=secrets.token_bytes(16),
+            key=os.urandom(16),
             function=target.function,
             form=target.form,
             label=target.label,
