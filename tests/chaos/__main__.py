@@ -25,7 +25,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--engine", choices=["embedded", "mosquitto", "both"], default="both")
     parser.add_argument("--jobs", type=int, default=1, help="so many processes side by side")
     parser.add_argument("--report", type=Path, help="write what came of it here, as Markdown")
-    parser.add_argument("--verbose", action="store_true", help="a line for each round")
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="a line for each round, and what the slow ones waited for",
+    )
     arguments = parser.parse_args(argv)
     if arguments.jobs < 1:
         parser.error(f"--jobs is a number of processes from 1, not {arguments.jobs}")
@@ -43,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         account.elapsed_s = time.monotonic() - began_s
         if arguments.verbose:
             print(result.line(), flush=True)
-        if result.problems:
+        if result.problems or (arguments.verbose and result.is_slow):
             print(result, flush=True)
         if account.rounds % 20 == 0 or account.rounds == arguments.rounds:
             print(_line(account), flush=True)

@@ -3,7 +3,9 @@
 import contextlib
 import logging
 import multiprocessing
+import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -132,9 +134,14 @@ def play_turns(found: Sequence[Turn], folder: Path, jobs: int) -> Iterator[Round
         player.start()
     try:
         yield from _gather(results, players)
+    except BaseException:
+        for player in players:
+            if player.pid is not None and player.is_alive():
+                # So that it ends its cluster, and nobody waits for the rest of its rounds.
+                os.kill(player.pid, signal.SIGINT)
+        raise
     finally:
         for player in players:
-            # One that is interrupted with us ends its cluster first.
             player.join()
 
 

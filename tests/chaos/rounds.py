@@ -8,6 +8,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,9 @@ __all__ = ["Round", "play"]
 LEAVER_CALLS = 3
 SETTLE_S = 75.0
 """After healing, all must be settled within this time; keepalives find a dead connection in 15."""
+SLOW_S = 8.0
+"""After this, a round notes what its last calls wait for."""
+SLOW_NOTED = 5
 RELEASE_S = 30.0
 
 
@@ -54,6 +58,11 @@ class Round:
     def command(self) -> str:
         """What repeats it."""
         return f"make chaos ROUNDS=1 SEED={self.seed} ENGINE={self.engine}"
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether it noted what it waited for."""
+        return self.settle_s > SLOW_S
 
     def line(self) -> str:
         """How it went, in short."""
@@ -94,7 +103,9 @@ def play(ground: Ground, seed: int) -> Round:
         healed_s = time.monotonic()
         deadline_s = healed_s + SETTLE_S
         ground.wait_until_whole(SETTLE_S)
+        ground.note(f"all devices are alive {time.monotonic() - healed_s:.1f} s later")
         left = _Left(ground, leaver, gate)
+        _note_the_slow(ground, works)
         found += _judge(works, deadline_s)
         found += left.problems(deadline_s)
         result.settle_s = time.monotonic() - healed_s
@@ -173,6 +184,14 @@ def _look_again(ground: Ground, limits: frozenset[str]) -> Iterator[Problem]:
         judged, _ = excuse(work.judgements(), earlier.limits | limits)
         yield from judged
     shutil.rmtree(earlier.folder)
+
+
+def _note_the_slow(ground: Ground, works: list[Work]) -> None:
+    """Where the end is slow: what it waits for, as far as anybody knows."""
+    futures = [(work, future) for work in works for future in work.futures]
+    _, still_open = wait([future for _, future in futures], SLOW_S)
+    for work, future in [(work, each) for work, each in futures if each in still_open][:SLOW_NOTED]:
+        ground.note(f"{SLOW_S:g} s after that, {work.kind} {work.why(future)}")
 
 
 def _judge(works: list[Work], deadline_s: float) -> Iterator[Problem]:

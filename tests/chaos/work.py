@@ -124,7 +124,7 @@ class Work:
         """What is wrong with it, once all is healed; waits until then at most."""
         _, still_open = wait(self.futures, max(0.0, deadline_s - time.monotonic()))
         for future in list(still_open)[:3]:
-            yield Problem("lost", f"{self.kind} {future.id} has no outcome: {self._why(future)}")
+            yield Problem("lost", f"{self.kind} {future.id} has no outcome: {self.why(future)}")
         yield from self.judgements()
 
     def judgements(self) -> Iterator[Problem]:
@@ -168,7 +168,8 @@ class Work:
         """The value of a call."""
         return f"{self.token} {index}"
 
-    def _why(self, future: Future[Any]) -> str:
+    def why(self, future: Future[Any]) -> str:
+        """Where a call is and why, as far as anybody knows."""
         try:
             return str(self.client.explain(future.id))
         except Exception as error:

@@ -25,10 +25,22 @@ class Highest:
 
 def test_delays_grow_from_the_spread_to_their_limit_and_begin_anew_after_success() -> None:
     delay = ReconnectDelay(0.5, Highest())
-    assert [delay.next_s() for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+    assert [delay.next_s() for _ in range(9)] == [0.5, 1, 1.5, 3, 6, 12, 24, 30, 30]
     delay.reset()
     delay.spread_s = 3.0
-    assert [delay.next_s() for _ in range(2)] == [3.0, 1]
+    assert [delay.next_s() for _ in range(3)] == [3.0, 3, 6]
+
+
+@pytest.mark.parametrize("away_s", [0.3, 2.0, 5.0, 20.0, 600.0])
+def test_nobody_waits_longer_after_the_broker_is_back_than_it_was_away(away_s: float) -> None:
+    source = random.Random(3)
+    after = []
+    for _ in range(2_000):
+        delay, waited_s = ReconnectDelay(0.5, source), 0.0
+        while waited_s < away_s:
+            waited_s += delay.next_s()
+        after.append(waited_s - away_s)
+    assert max(after) <= min(ReconnectDelay.LIMIT_S, max(1.0, away_s))
 
 
 def test_a_fleet_comes_back_spread_over_the_whole_time() -> None:
