@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from forage_controller.core.operations import Operation
+from forage_sim.headers import decode_header
 from forage_sim.oracles.base import Oracle
 from forage_sim.trace import message_type
-from forage_wire.codec import decode, decode_header
+from forage_wire.codec import decode
 from forage_wire.errors import DecodeError
 from forage_wire.io import Connected, Disconnected, MessageReceived, Publish
 from forage_wire.limits import UNFINISHED_PART_BYTES_MAX

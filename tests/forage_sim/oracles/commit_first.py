@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING
 
 from forage_sim.disk import StoredState
+from forage_sim.headers import decode_header
 from forage_sim.oracles.base import Oracle
-from forage_wire.codec import decode_header, decode_json
+from forage_wire.codec import decode_json
 from forage_wire.documents import ControllerPresence
 from forage_wire.io import Publish
 from forage_wire.messages import (

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from forage_controller.core.operations import Operation, SaveAssignment, SaveOutcomes
+from forage_sim.headers import decode_header
 from forage_sim.oracles.base import Oracle
-from forage_wire.codec import decode_header
 from forage_wire.ranges import Ranges
 
 if TYPE_CHECKING:
