@@ -13,12 +13,15 @@ from forage_controller.core.operations import (
     RecoveredState,
     RecoveredTask,
     SaveAssignment,
+    SaveCheckpoint,
     SaveOutcomes,
     SavePage,
 )
+from forage_sim.disk import StoredState
 from forage_wire.messages import (
     Answer,
     AssignmentRefused,
+    Checkpoint,
     Code,
     Outcomes,
     OutcomeSet,
@@ -353,3 +356,55 @@ def test_a_task_and_its_calls_are_told_of_by_their_users_numbers() -> None:
     assert len({attempt["device"] for attempt in history["attempts"]}) == 3
     assert {(attempt["low"], attempt["high"]) for attempt in history["attempts"]} == {(2, 3)}
     assert "has 3 calls" in beyond["error"]
+
+
+def keep(device: FakeDevice, assignment: Any, number: int, data: bytes) -> None:
+    device.send(
+        Checkpoint(
+            task=cbor2.loads(assignment.header)["t"],
+            index=assignment.low,
+            assignment=assignment.assignment,
+            number=number,
+            data=data,
+        )
+    )
+    device.desk.run()
+
+
+def test_a_replica_begins_anew_on_another_device_and_keeps_a_chain_of_its_own() -> None:
+    desk = Desk().begin()
+    a = desk.device("a")
+    submit(desk.client(), 1, replicas=2)
+    keep(a, a.assignments[0], 7, b"poison")
+    b, c = desk.device("b"), desk.device("c")
+    a.say("lost")
+    runs = {device.assignments[0].low: device for device in (b, c)}
+    again = runs[a.assignments[0].low]
+    assert again.assignments[0].checkpoint is None
+    # Numbered below what the other device had.
+    keep(again, again.assignments[0], 1, b"own")
+    [stored] = [row for row in desk.operations(SaveCheckpoint) if row.device == again.name]
+    assert (stored.number, stored.data) == (1, b"own")
+
+
+@pytest.mark.parametrize(("name", "expected"), [("a", (7, b"own")), ("b", None)])
+def test_whose_state_it_is_is_known_after_a_restart(
+    name: str, expected: tuple[int, bytes] | None
+) -> None:
+    before = Desk().begin()
+    a, other = before.device("a"), before.device("other")
+    submit(before.client(), 1, replicas=2)
+    keep(a, a.assignments[0], 7, b"own")
+    a.say("lost")
+    state = StoredState()
+    for operation in before.saved:
+        state.apply(operation)
+    desk = Desk(recovered=state.recover(), start="d" * 16).begin()
+    desk.saved = before.saved + desk.saved
+    device = desk.device(name)
+    desk.answer_loads()
+    desk.advance(100)
+    desk.answer_loads()
+    assert other.assignments
+    [given] = device.assignments
+    assert (given.low, given.checkpoint) == (a.assignments[0].low, expected)

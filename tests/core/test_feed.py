@@ -27,7 +27,7 @@ EXAMPLES: list[o.Operation] = [
         calls=b"calls",
     ),
     o.SaveReleased(task=TASK, forget=True),
-    o.SaveCheckpoint(task=TASK, index=1, number=3, data=b"state"),
+    o.SaveCheckpoint(task=TASK, index=1, number=3, data=b"state", device="pi1"),
     o.ForgetCheckpoints(task=TASK, indices=(1, 5)),
     o.SaveCollected(task=TASK, ranges=((0, 2), (5, 9))),
     o.SaveOutcomes(

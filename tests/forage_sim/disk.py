@@ -228,7 +228,13 @@ class StoredState:
                 for row in self.assignments.values()
             ),
             checkpoints=tuple(
-                RecoveredCheckpoint(task=name, index=index, number=row.number, data=row.data)
+                RecoveredCheckpoint(
+                    task=name,
+                    index=index,
+                    number=row.number,
+                    data=row.data,
+                    device=row.device,
+                )
                 for name, task in self.tasks.items()
                 for index, row in task.checkpoints.items()
             ),

@@ -161,8 +161,16 @@ CONTROLLER_MUTANTS = (
     Mutant(
         name="an attempt goes on from the state of another call of its task",
         file=CONTROLLER + "dispatch.py",
-        old="return checkpoints.get(pending.low)",
-        new="return next(iter(checkpoints.values()), None)",
+        old="kept = task.checkpoints.get(pending.low)",
+        new="kept = next(iter(task.checkpoints.values()), None)",
+        oracles=("OwnCheckpoint",),
+        quick=True,
+    ),
+    Mutant(
+        name="a replica goes on from what another device has made",
+        file=CONTROLLER + "dispatch.py",
+        old="if kept is not None and task.replicas > 1 and kept.device != device.name:",
+        new="if False:",
         oracles=("OwnCheckpoint",),
         quick=True,
     ),

@@ -220,6 +220,7 @@ def draw_replicated(nonce: int, until_ms: int) -> list[TaskSpec]:
     Drawn apart from all else, so that worlds without one stay what they were.
     """
     random = Random(f"replicas {nonce} {until_ms}")
+    own = Random(f"states of replicas {nonce} {until_ms}")
     if random.random() > 0.2:
         return []
     count = random.choice((1, 2, 5, 12, 40))
@@ -234,6 +235,7 @@ def draw_replicated(nonce: int, until_ms: int) -> list[TaskSpec]:
                     nonce=nonce * 1_000 + 500 + index,
                     run_ms=random.randint(0, slowest_ms),
                     pad_bytes=3_000 if random.random() < 0.1 else 0,
+                    states=own.choice((0, 0, 2, 5)) if slowest_ms > 100 else 0,
                 )
                 for index in range(count)
             ),

@@ -164,7 +164,7 @@ class ModelTask:
     outcomes: list[SaveOutcomes] = field(default_factory=list)
     collected: set[int] = field(default_factory=set)
     counters: dict[int, tuple[int, int, int]] = field(default_factory=dict)
-    checkpoints: dict[int, tuple[int, bytes]] = field(default_factory=dict)
+    checkpoints: dict[int, tuple[int, bytes, str]] = field(default_factory=dict)
     deadlines: dict[int, int] = field(default_factory=dict)
 
     def is_spent(self, page: SavePage) -> bool:
@@ -247,7 +247,11 @@ class Model:
             case SaveCollected():
                 task.collected |= indices(operation.ranges)
             case SaveCheckpoint():
-                task.checkpoints[operation.index] = (operation.number, operation.data)
+                task.checkpoints[operation.index] = (
+                    operation.number,
+                    operation.data,
+                    operation.device,
+                )
             case ForgetCheckpoints():
                 for index in operation.indices:
                     task.checkpoints.pop(index, None)
@@ -343,7 +347,9 @@ def picture_of(state: RecoveredState) -> dict[str, Any]:
             one.assignment: {name: getattr(one, name) for name in one.__slots__}
             for one in state.assignments
         },
-        "checkpoints": {(row.task, row.index): (row.number, row.data) for row in state.checkpoints},
+        "checkpoints": {
+            (row.task, row.index): (row.number, row.data, row.device) for row in state.checkpoints
+        },
         "released": set(state.released),
         "codes": dict(state.codes),
         "time": state.time,

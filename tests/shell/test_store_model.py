@@ -96,6 +96,7 @@ OPERATIONS = st.one_of(
         index=st.integers(0, 3),
         number=st.integers(1, 9),
         data=PAYLOADS,
+        device=st.sampled_from(["pi1", "pi2"]),
     ),
     st.builds(
         ForgetCheckpoints,

@@ -70,7 +70,7 @@ def test_file_of_the_first_schema_gets_what_it_lacks(tmp_path: Path) -> None:
         connection.execute("PRAGMA user_version = 1")
     connection.close()
     watched = WatchedStore(tmp_path)
-    watched.save(SaveCheckpoint(task=TASK, index=1, number=2, data=b"state"))
+    watched.save(SaveCheckpoint(task=TASK, index=1, number=2, data=b"state", device="pi1"))
     watched.save(SaveDeadline(task=TASK, first=0, due_ms=7))
     watched.close()
     watched = WatchedStore(tmp_path)
@@ -78,6 +78,7 @@ def test_file_of_the_first_schema_gets_what_it_lacks(tmp_path: Path) -> None:
     assert [page.due_ms for page in watched.recovered.tasks[0].pages] == [7]
     [kept] = watched.recovered.checkpoints
     assert (kept.task, kept.index, kept.number, kept.data) == (TASK, 1, 2, b"state")
+    assert kept.device == "pi1"
 
 
 def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ class Draw:
             case 8:
                 size = random.choice((5, 20_000))
                 return SaveCheckpoint(
-                    task=task, index=low, number=number, data=random.randbytes(size)
+                    task=task, index=low, number=number, data=random.randbytes(size), device="pi1"
                 )
             case 9:
                 return ForgetCheckpoints(task=task, indices=tuple(range(low, high)))
@@ -157,7 +157,9 @@ def comparable(state: RecoveredState) -> object:
         sorted((task.task, task.user, task.client, task.key, task.failed) for task in state.tasks),
         sorted((task.task, spread(task.counters)) for task in state.tasks),
         sorted((row.assignment, row) for row in state.assignments),
-        sorted((row.task, row.index, row.number, row.data) for row in state.checkpoints),
+        sorted(
+            (row.task, row.index, row.number, row.data, row.device) for row in state.checkpoints
+        ),
         sorted(state.released),
     )
 

@@ -68,7 +68,13 @@ class Checkpoints:
         kept = Checkpoint(message.number, message.data, now_ms, opened.device.name)
         self._put(task, index, kept, added)
         self._effects.save(
-            SaveCheckpoint(task=task.id, index=index, number=message.number, data=message.data)
+            SaveCheckpoint(
+                task=task.id,
+                index=index,
+                number=message.number,
+                data=message.data,
+                device=kept.device,
+            )
         )
 
         def is_committed(_at_ms: int) -> None:
@@ -78,7 +84,7 @@ class Checkpoints:
 
     def recovered(self, task: Task, row: RecoveredCheckpoint) -> None:
         """The store has this one."""
-        kept = Checkpoint(row.number, row.data, None, "", committed=True)
+        kept = Checkpoint(row.number, row.data, None, row.device, committed=True)
         self._put(task, row.index, kept, _size(row.data))
 
     def _put(self, task: Task, index: int, checkpoint: Checkpoint, added: int) -> None:
@@ -108,11 +114,9 @@ class Checkpoints:
         ]
         self._forget(task, gone)
 
-    def drop(self, task: Task, index: int) -> None:
-        """No device can take a call with its state: it begins anew."""
-        self._effects.note(
-            "warning", f"call={task.id}.{index} begins anew: no device has room for its checkpoint"
-        )
+    def drop(self, task: Task, index: int, level: str, why: str) -> None:
+        """A call begins anew without its state."""
+        self._effects.note(level, f"call={task.id}.{index} begins anew: {why}")
         self._forget(task, [index])
 
     def _forget(self, task: Task, indices: list[int]) -> None:

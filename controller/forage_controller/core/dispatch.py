@@ -68,7 +68,7 @@ class Dispatcher:
     """Hands out slices to the devices with the least work for each slot.
 
     `unfit(pending, why, now_ms)` ends calls that can be cut into no slice, or whose arguments no
-    eligible device can take. `drop_checkpoint(task, index)` makes a call begin anew.
+    eligible device can take. `drop_checkpoint(task, index, level, why)` makes a call begin anew.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Dispatcher:
         devices: dict[str, Device],
         detect_ms: Callable[[Device], int],
         unfit: Callable[[Pending, str, str, int], None],
-        drop_checkpoint: Callable[[Task, int], None],
+        drop_checkpoint: Callable[[Task, int, str, str], None],
     ) -> None:
         self._config = config
         self._limits = config.limits
@@ -350,6 +350,8 @@ class Dispatcher:
         checkpoint: Checkpoint | None = None
         if pending.task.checkpoints:
             checkpoint = _checkpoint_for(device, pending)
+            if checkpoint is None:
+                self._begin_own_chain(device, pending)
         if checkpoint is None:
             calls, n = self._cut(queue, pending, items, first, device, entry)
         else:
@@ -358,6 +360,14 @@ class Dispatcher:
         self._assignments.assign(pending, n, calls, device, beat_ms, now_ms, checkpoint)
         self._look_at_room(device, now_ms)
         return True
+
+    def _begin_own_chain(self, device: Device, pending: Pending) -> None:
+        """A replica leaves another device's state behind: its own would be thought the older ones."""
+        task, index = pending.task, pending.low
+        former = (task.checkpoints or {}).get(index)
+        if task.replicas > 1 and former is not None and former.device != device.name:
+            why = f"replicas go on from no other device's state, and this is {former.device}'s"
+            self._drop_checkpoint(task, index, "info", why)
 
     def _hand_code(self, queue: CallQueue, pending: Pending, device: Device) -> bool:
         """See to it that a device has a function's code before its calls."""
@@ -434,7 +444,8 @@ class Dispatcher:
                 reasons[device.name] = why
         if pending.task.checkpoints and pending.low in pending.task.checkpoints:
             # Only its state may be too large for all of them: then it begins anew.
-            self._drop_checkpoint(pending.task, pending.low)
+            why = "no device has room for its checkpoint"
+            self._drop_checkpoint(pending.task, pending.low, "warning", why)
             return True
         first = Pending(task=pending.task, page=pending.page, low=pending.low, high=pending.low + 1)
         self._backlog.taken(queue, 1)
@@ -484,12 +495,18 @@ class Dispatcher:
 
 
 def _checkpoint_for(device: Device, pending: Pending) -> Checkpoint | None:
-    """What a device would be given for the first call to go on from; a microcontroller has no use
-    for it, and begins anew."""
-    capabilities, checkpoints = device.capabilities, pending.task.checkpoints
-    if checkpoints is None or (capabilities is not None and capabilities.profile == "mcu"):
+    """What a device would be given for the first call to go on from.
+
+    A microcontroller has no use for it, and begins anew. So does a replica on another device: a state
+    can be wrong as well as an outcome, and one device is to have one say.
+    """
+    task, capabilities = pending.task, device.capabilities
+    if task.checkpoints is None or (capabilities is not None and capabilities.profile == "mcu"):
         return None
-    return checkpoints.get(pending.low)
+    kept = task.checkpoints.get(pending.low)
+    if kept is not None and task.replicas > 1 and kept.device != device.name:
+        return None
+    return kept
 
 
 def _in_both(

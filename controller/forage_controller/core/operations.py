@@ -172,6 +172,8 @@ class SaveCheckpoint:
     index: int
     number: int
     data: bytes
+    device: str
+    """Whose attempt made it; "" where an older store did not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -388,6 +390,7 @@ class RecoveredCheckpoint:
     index: int
     number: int
     data: bytes
+    device: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -219,7 +219,7 @@ class Checkpoint:
     made_ms: int | None
     """When it came here; None: before our start."""
     device: str
-    """Whose attempt made it; "" where that was before our start."""
+    """Whose attempt made it; "" where an older store did not say."""
     committed: bool = False
     """The store has it."""
 

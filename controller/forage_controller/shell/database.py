@@ -54,7 +54,9 @@ CREATE TABLE deadline (task TEXT NOT NULL, first INTEGER NOT NULL, due_ms INTEGE
 CREATE UNIQUE INDEX deadline_of_page ON deadline (task, first);
 """
 
-_UPGRADES = {1: _CHECKPOINT, 2: _DEADLINE}
+_MAKER = "ALTER TABLE checkpoint ADD COLUMN device TEXT NOT NULL DEFAULT '';"
+
+_UPGRADES = {1: _CHECKPOINT, 2: _DEADLINE + _MAKER}
 """What a file of an older schema lacks that the next one has."""
 
 _SCHEMA = (
@@ -90,6 +92,7 @@ CREATE TABLE released (client TEXT PRIMARY KEY, counters BLOB NOT NULL) WITHOUT 
 """
     + _CHECKPOINT
     + _DEADLINE
+    + _MAKER
 )
 
 

@@ -55,7 +55,7 @@ _INSERT_TASK = "INSERT OR REPLACE INTO task VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _INSERT_NEW_TASK = "INSERT OR IGNORE INTO task VALUES (?, ?, ?, ?, ?, NULL, NULL, 0, NULL)"
 _INSERT_PAGE = "INSERT OR IGNORE INTO page VALUES (NULL, ?, ?, ?, ?, ?, ?)"
 _INSERT_OUTCOME = "INSERT INTO outcome VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_INSERT_CHECKPOINT = "INSERT OR REPLACE INTO checkpoint VALUES (?, ?, ?, ?)"
+_INSERT_CHECKPOINT = "INSERT OR REPLACE INTO checkpoint VALUES (?, ?, ?, ?, ?)"
 _INSERT_DEADLINE = "INSERT OR IGNORE INTO deadline VALUES (?, ?, ?)"
 _INSERT_ASSIGNMENT = "INSERT OR REPLACE INTO assignment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
@@ -334,7 +334,7 @@ def _fold_checkpoints(
     connection.executemany(
         _INSERT_CHECKPOINT,
         [
-            (task, index, checkpoint.number, checkpoint.data)
+            (task, index, checkpoint.number, checkpoint.data, checkpoint.device)
             for index, checkpoint in checkpoints.items()
             if checkpoint is not None
         ],
@@ -507,9 +507,9 @@ def read_state(connection: sqlite3.Connection, recent: Recent) -> RecoveredState
             for values in connection.execute(query)
         ),
         checkpoints=tuple(
-            RecoveredCheckpoint(task=task, index=index, number=number, data=data)
-            for task, index, number, data in connection.execute(
-                "SELECT task, call, number, data FROM checkpoint ORDER BY task, call"
+            RecoveredCheckpoint(task=task, index=index, number=number, data=data, device=device)
+            for task, index, number, data, device in connection.execute(
+                "SELECT task, call, number, data, device FROM checkpoint ORDER BY task, call"
             )
         ),
         released=tuple(recent.released.names()),

@@ -46,14 +46,18 @@ _CODES: dict[int, type[Any]] = {
     6: SaveCounters,
     7: SaveCollected,
     8: SaveReleased,
-    9: SaveCheckpoint,
     10: ForgetCheckpoints,
     11: SaveDeadline,
+    12: SaveCheckpoint,
 }
 
 
 class JournalError(Exception):
     """The bytes are not what `encode_operations` makes."""
+
+
+def _old_checkpoint(**values: Any) -> SaveCheckpoint:
+    return SaveCheckpoint(device="", **values)
 
 
 def _names(kind: type[Any]) -> tuple[str, ...]:
@@ -67,7 +71,9 @@ def _getter(kind: type[Any]) -> Callable[[Any], tuple[Any, ...]]:
 
 
 _GETTERS = {kind: (code, _getter(kind)) for code, kind in _CODES.items()}
-_KINDS = {code: (kind, _names(kind)) for code, kind in _CODES.items()}
+_KINDS: dict[int, tuple[Callable[..., Any], tuple[str, ...]]] = {
+    code: (kind, _names(kind)) for code, kind in _CODES.items()
+}
 
 
 def encode_operations(operations: Sequence[Operation]) -> bytes:
@@ -78,6 +84,10 @@ def encode_operations(operations: Sequence[Operation]) -> bytes:
         flat.append(code)
         flat.append(get(operation))
     return pickle.dumps(flat, PICKLE_PROTOCOL)
+
+
+# As schema 2 wrote it.
+_KINDS[9] = (_old_checkpoint, ("task", "index", "number", "data"))
 
 
 class _PlainReader(pickle.Unpickler):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from forage_sim.disk import StoredState, StoredTask
     from forage_sim.process import Process
 
-__all__ = ["DevicesVoteOnce"]
+__all__ = ["DevicesVoteOnce", "calls_of"]
 
 
 class DevicesVoteOnce(Oracle):
@@ -41,7 +41,7 @@ class DevicesVoteOnce(Oracle):
         spec, task = self.world.tasks.get(name), before.tasks.get(name)
         if spec is None or task is None or spec.options.replicas == 1:
             return
-        mine = _calls(task, (runs,))
+        mine = calls_of(task, (runs,))
         held: Ranges = tuple(
             (row.low, row.high)
             for row in before.assignments.values()
@@ -49,7 +49,7 @@ class DevicesVoteOnce(Oracle):
         )
         said = [row.settled for row in task.archive if row.device == device]
         for what, ranges in (("holds", held), *(("has settled", each) for each in said)):
-            others = _calls(task, ranges)
+            others = calls_of(task, ranges)
             for call in mine:
                 if call in others and others[call] != mine[call]:
                     raise self.broken(
@@ -63,7 +63,7 @@ class DevicesVoteOnce(Oracle):
             raise self.broken(f"{process.name} believes {devices} about {task}.{call}")
 
 
-def _calls(task: "StoredTask", ranges: Ranges) -> dict[int, int]:
+def calls_of(task: "StoredTask", ranges: Ranges) -> dict[int, int]:
     """Call -> its run, of some runs of a task."""
     found: dict[int, int] = {}
     for low, high in ranges:
