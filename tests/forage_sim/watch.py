@@ -151,7 +151,7 @@ class Watch:
         kind = message_type(publish.payload)
         # Decoding all would cost more than the cores do; the oracles look at these.
         if parsed.branch in SPOKEN_BY_DEVICES:
-            if kind not in ("outcomes", "trimmed", "part"):
+            if kind not in ("outcomes", "trimmed", "checkpoint", "part"):
                 return
         elif parsed.branch not in SPOKEN_BY_CONTROLLERS or kind in UNREAD:
             return
