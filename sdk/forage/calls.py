@@ -29,6 +29,8 @@ Finished = list[Future[Any]]
 
 _INDICES = tuple(range(CALLS_PER_SUBMIT_TASK_MAX))
 """One integer object for each index that a burst can have, shared by all futures."""
+CALL_OVERHEAD_BYTES = 9
+"""Of a call in a page, besides its body."""
 PROGRESS_MAX = 4_096
 """Calls of a task whose last word on their progress is kept."""
 
@@ -196,6 +198,7 @@ class Burst(TaskCalls):
         self.bodies: list[bytes] = []
         """Serialised calls until the burst is sent."""
         self.body_bytes = 0
+        """What they take in a page."""
         self.due_ms = due_ms
         """When it is sent at the latest."""
 
@@ -204,7 +207,7 @@ class Burst(TaskCalls):
         future: Future[Any] = Future(self, _INDICES[self.count])
         self._futures.append(future)
         self.bodies.append(body)
-        self.body_bytes += len(body)
+        self.body_bytes += len(body) + CALL_OVERHEAD_BYTES
         self.count += 1
         return future
 
@@ -239,17 +242,27 @@ class Burst(TaskCalls):
     ) -> Finished:
         finished: Finished = []
         futures = self._futures
+        count = len(futures)
+        ended = 0
         with LOCK:
             for index, value, error in rows:
-                future = futures[index] if index < len(futures) else None
+                future = futures[index] if index < count else None
                 if future is None:
                     continue
                 futures[index] = None
-                self.ended += 1
-                future._device = device or future._device
+                ended += 1
+                if device is not None:
+                    future._device = device
+                if future._extra is None:
+                    # As `_finish` does it where nobody waits: most futures, and most of the time.
+                    future._result = value
+                    future._exception = error
+                    future._state = FINISHED
+                    continue
                 extra = future._finish(FINISHED, value, error)
                 if extra is not None and extra.callbacks:
                     finished.append(future)
+            self.ended += ended
             if self.is_complete:
                 self._futures = []
         return finished

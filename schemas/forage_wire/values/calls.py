@@ -69,11 +69,26 @@ _ARRAY_HEADS: Final = [head(4, length) for length in range(_ITEMS_END)]
 _MAP_HEADS: Final = [head(5, length) for length in range(_ITEMS_END)]
 _TUPLE_HEAD: Final = head(6, TAG_TUPLE)
 _CALL_HEADS: Final = [head(4, 2) + head(0, kind) for kind in range(2)]
+_CALL_OF_ONE: Final = _CALL_HEADS[KIND_PLAIN] + _ARRAY_HEADS[1]
 _VALUE_HEADS: Final = [head(4, 1), head(4, 2) + head(0, KIND_CBOR)]
 _CONSTANTS: Final[dict[bool | None, bytes]] = {None: b"\xf6", True: b"\xf5", False: b"\xf4"}
 _pack_float = Struct(">Bd").pack
-_INT_MIN: Final = -(2**64)
-_INT_END: Final = 2**64
+_pack_16, _pack_32, _pack_64 = Struct(">BH").pack, Struct(">BI").pack, Struct(">BQ").pack
+
+
+def _long(value: int) -> bytes | None:
+    """The CBOR of an integer of more than one byte; None of one that takes more than eight."""
+    major = 0x00
+    if value < 0:
+        major = 0x20
+        value = -1 - value
+    if value < 2**16:
+        return _pack_16(major | 0x19, value)
+    if value < 2**32:
+        return _pack_32(major | 0x1A, value)
+    if value < 2**64:
+        return _pack_64(major | 0x1B, value)
+    return None
 
 
 def _short(value: Any) -> bytes | None:
@@ -83,9 +98,7 @@ def _short(value: Any) -> bytes | None:
         if _SMALL_MIN <= value < _SMALL_END:
             small: bytes = _SMALL[value - _SMALL_MIN]
             return small
-        if _INT_MIN <= value < _INT_END:
-            long: bytes = _dumps(value)
-            return long
+        return _long(value)
     elif kind is str:
         try:
             data: bytes = value.encode()
@@ -131,6 +144,11 @@ def _short_items(value: Any) -> bytes | None:
 
 def _short_call(args: tuple[Any, ...]) -> bytes | None:
     """The call body of short scalars and at most one short container; None of anything else."""
+    if len(args) == 1:
+        # The commonest call: nothing to join.
+        chunk = _short(args[0])
+        if chunk is not None:
+            return _CALL_OF_ONE + chunk
     kind = KIND_PLAIN
     container = None
     chunks = [_ARRAY_HEADS[len(args)]]

@@ -47,11 +47,12 @@ from forage.errors import ForageError, NotConnected, VersionMismatch
 from forage.functions import Target
 from forage.future import LOCK, Future, run_callbacks
 from forage.shell import callbacks
+from forage.shell.bursts import BURST_BYTES_MAX, BURST_MS, Bursts
 from forage.shell.line import Line, base32, now_ms
 from forage.shell.queries import Queries
 from forage_wire.address import BrokerAddress
 from forage_wire.io import Note
-from forage_wire.limits import CALLS_PER_SUBMIT_TASK_MAX, ENVELOPE_BYTES, PACKET_BYTES_MAX
+from forage_wire.limits import CALLS_PER_SUBMIT_TASK_MAX
 from forage_wire.messages import Options
 from forage_wire.ranges import Ranges
 
@@ -63,14 +64,6 @@ __all__ = ["Network"]
 
 logger = logging.getLogger(__name__)
 
-BURST_MS = 4
-"""A burst that no incoming message flushes goes out after this."""
-BURST_FEW = 16
-"""Calls of a burst that an incoming message flushes: somebody may be waiting for each of them. Of
-more, somebody submits in a loop, and a task for every few of those would cost more than they do."""
-BURST_BYTES_MAX = PACKET_BYTES_MAX - 4 * ENVELOPE_BYTES
-"""A burst with more arguments than this goes out at once: a packet is full."""
-CALL_OVERHEAD_BYTES = 9
 UNACKNOWLEDGED_BYTES_MAX = 64 * 1024 * 1024
 """`submit` waits while more than this is not committed by the controller."""
 GOODBYE_S = 1.0
@@ -110,8 +103,7 @@ class Network:
         self._line = Line(address, core, welcome_s=welcome_s, tls_ca_file=tls_ca_file)
         self._tasks: dict[str, TaskCalls] = {}
         self._task_count = 0
-        self._bursts: dict[tuple[object, ...], Burst] = {}
-        """By function and the `id` of options and comparison, which the burst keeps alive."""
+        self._bursts = Bursts()
         self._unwanted: deque[TaskCalls] = deque()
         """Tasks that the garbage collector found; the network thread cancels them."""
         self._is_closed = False
@@ -248,23 +240,25 @@ class Network:
             key: tuple[object, ...] = (target.function, id(options))
             if agree is not None:
                 key = (target.function, id(options), id(agree))
-            burst = self._bursts.get(key)
-            is_first = burst is None
+            bursts = self._bursts
+            burst = bursts.get(key)
+            is_due = False
             if burst is None:
-                burst = self._open_burst(target, options, agree)
-                self._bursts[key] = burst
+                burst = bursts[key] = self._open_burst(target, options, agree)
+                # Later it is the network thread that finds out that nothing is under way any more.
+                is_due = core.is_idle
+                if not is_due:
+                    self._line.wake_before(burst.due_ms)
             future = burst.add(body)
             if (
-                burst.count >= CALLS_PER_SUBMIT_TASK_MAX
-                or burst.body_bytes + burst.count * CALL_OVERHEAD_BYTES > BURST_BYTES_MAX
-                or core.is_idle
+                is_due
+                or burst.count >= CALLS_PER_SUBMIT_TASK_MAX
+                or burst.body_bytes > BURST_BYTES_MAX
             ):
-                del self._bursts[key]
+                del bursts[key]
                 now = now_ms()
                 self._send_burst(burst, now)
                 self._line.finish_batch(now)
-            elif is_first:
-                self._line.wake_before(burst.due_ms)
         return future
 
     def open_batch(self, target: Target, options: Options, agree: "Agree | None") -> BatchCalls:
@@ -459,12 +453,13 @@ class Network:
         )
         self._drop_complete(burst)
 
-    def _send_bursts(self, now: int, *, few: bool = True, many: bool = True) -> None:
-        """Send the open bursts of few calls, and of many; those that are due in any case."""
-        for key, burst in list(self._bursts.items()):
-            if (few if burst.count <= BURST_FEW else many) or burst.due_ms <= now:
-                del self._bursts[key]
-                self._send_burst(burst, now)
+    def _send_bursts(self, now: int, *, few: bool = True, many: bool = True) -> bool:
+        if not self._bursts:
+            return False
+        taken = self._bursts.take(now, few=few, many=many)
+        for burst in taken:
+            self._send_burst(burst, now)
+        return bool(taken)
 
     def _wait_for_room(self) -> None:
         """Hold a caller back while too much is uncommitted; the network thread never waits."""
@@ -511,12 +506,14 @@ class Network:
         with self._lock:
             now = now_ms()
             has_news = line.read(now)
-            if self._bursts:
-                self._send_bursts(now, few=has_news, many=False)
+            is_idle = self._core.is_idle
+            sent = self._send_bursts(now, few=has_news or is_idle, many=is_idle)
             line.end_batch(now)
             deferred, line.deferred = line.deferred, []
-            if not deferred:
+            if not deferred or sent:
+                # The fleet is not to wait for new calls while futures resolve here.
                 line.flush(now)
+            if not deferred:
                 self._changed.notify_all()
         if deferred:
             complete = self._deliver(deferred)
@@ -530,7 +527,7 @@ class Network:
     def _next_due_ms(self) -> int | None:
         if self._unwanted:
             return 0
-        return min([burst.due_ms for burst in self._bursts.values()], default=None)
+        return self._bursts.due_ms()
 
     # -- what the core orders, outside of the lock ------------------------------------------------
 
