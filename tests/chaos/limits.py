@@ -7,13 +7,14 @@ what the controllers did and said; nothing is excused by its outcome alone.
 from collections.abc import Iterable, Sequence
 
 from chaos.ground import Ground
-from chaos.pair import OWN_DISK, SAME_DISK, TakeOver
+from chaos.pair import CONTROLLERS, OWN_DISK, SAME_DISK, TakeOver
 from chaos.work import Problem
 
 __all__ = ["OLD_STORE", "UNCOPIED", "excuse", "excuses_of"]
 
 UNCOPIED = "uncopied"
-"""A standby with a disk of its own took over, and acknowledgements had not waited for it."""
+"""A standby with a disk of its own took over, and acknowledgements had not waited for it: they do not, or
+the one that ruled had let it go and said so, as they did not hear each other."""
 OLD_STORE = "old store"
 """One took over whose store might be old: it had not followed whoever ruled before, to the end."""
 
@@ -24,7 +25,9 @@ def excuses_of(ground: Ground, take_overs: Sequence[TakeOver]) -> frozenset[str]
     """The limits that a round has met."""
     if ground.standby in ("", SAME_DISK) or not take_overs:
         return frozenset()
-    met = {UNCOPIED} if ground.standby == OWN_DISK else set()
+    losers = [role for role in CONTROLLERS if any(each.role != role for each in take_overs)]
+    had_let_go = any(ground.logs[role].let_its_standby_go() for role in losers)
+    met = {UNCOPIED} if ground.standby == OWN_DISK or had_let_go else set()
     if not all(each.follows for each in take_overs) or any(
         log.has_old_copy() for log in ground.logs.values()
     ):

@@ -219,6 +219,10 @@ class Log:
         """Whether it took over though others may know more."""
         return OLD_COPY in self.text()
 
+    def let_its_standby_go(self) -> bool:
+        """Whether it said that its acknowledgements waited for nobody any more."""
+        return "no longer follows: " in self.text()
+
     def says_that_it_gave_way(self) -> bool:
         """Whether it said that another rules in its place."""
         return any(word in self.text() for word in ("fenced: ", "is active on this broker"))

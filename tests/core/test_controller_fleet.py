@@ -84,8 +84,8 @@ def test_at_most_once_is_never_run_again_after_its_device_was_lost() -> None:
 def test_silence_of_a_busy_device_is_suspect_at_half_and_dead_at_the_end() -> None:
     desk = Desk(detect_ms=1_000).begin()
     desk.advance(10_000)
-    holder, spare = _pair(desk)
-    holder.link = None
+    _, spare = _pair(desk)
+    del desk.devices["pi1"]
     desk.advance(600)
     assert [row.verdict for row in desk.documents("verdict", DeviceVerdict)][-1] == "suspect"
     desk.advance(500)
@@ -104,6 +104,34 @@ def test_a_device_that_never_says_a_word_after_it_was_given_work_is_found_dead()
     assert desk.core.fleet.devices["pi1"].verdict == "suspect"
     desk.advance(200)
     assert desk.core.fleet.devices["pi1"].verdict == "dead"
+
+
+def test_a_living_device_that_never_got_its_work_is_asked_when_it_is_given_up_and_is_back() -> None:
+    desk = Desk(detect_ms=500).begin()
+    desk.advance(10_000)
+    pi = desk.device("pi1")
+    desk.advance(1_000)
+    client = desk.client()
+    deaf = desk.devices.pop("pi1")
+    client.submit(1)
+    desk.devices["pi1"] = deaf
+    # What was lost is repeated after a second, and by then it has been called dead.
+    desk.advance(600)
+    verdicts = [row.verdict for row in desk.documents("verdict", DeviceVerdict)]
+    assert verdicts[-2:] == ["dead", "alive"]
+    assert [row.low for row in pi.assignments] == [0], "and it has its work now"
+
+
+def test_a_dead_device_is_asked_for_a_while_and_then_left_alone() -> None:
+    desk = Desk(detect_ms=500).begin()
+    desk.advance(10_000)
+    desk.device("pi1")
+    desk.client().submit(1)
+    del desk.devices["pi1"]
+    desk.advance(20_000)
+    said = len([one for one in desk.published if one.topic == TOPICS.inbox("pi1")])
+    desk.advance(600_000)
+    assert len([one for one in desk.published if one.topic == TOPICS.inbox("pi1")]) == said
 
 
 def test_beats_keep_a_busy_device_alive() -> None:

@@ -176,6 +176,10 @@ class Fleet:
         patience = self._patience_ms(device)
         if silent_ms >= patience:
             self._lost(device, f"silent for {silent_ms} ms", now_ms)
+            # It may live, and have nothing to say as it never heard of the work that it owes us a
+            # word for, or wake up in a moment: whoever is asked answers at once, and not with the
+            # next load, half a minute later.
+            self.report(device, now_ms)
         elif silent_ms >= patience // 2:
             self._set_verdict(device, "suspect", f"silent for {silent_ms} ms", now_ms)
         elif (
