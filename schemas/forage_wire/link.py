@@ -28,15 +28,16 @@ from forage_wire.limits import (
     SEEN_EVERY,
     UNFINISHED_PART_BYTES_MAX,
 )
-from forage_wire.messages import Linked, Part, Seen, Unusable
+from forage_wire.messages import Checkpoint, Linked, Part, Seen, Unusable
 from forage_wire.parts import PartAssembler, cut_parts
 from forage_wire.records import dataclass, replace
 
 __all__ = ["Link", "Outgoing", "fits_packet", "link_number"]
 
 _NUMBER_SHIFT = 32
-_PART_WEIGHT = 2
-"""A part counts for so many messages: half of the window is theirs, and they are large."""
+_WEIGHTS = {Part: 2, Checkpoint: SEEN_EVERY}
+"""Some count for so many messages. Half of the window is for parts, and they are large; a call's next
+state waits until the one before it is seen, and what waits is lost with the device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,7 +341,7 @@ class Link:
             self._seen_due_ms = now_ms + BARE_SEEN_AFTER_MS
         if message.n <= self._received:
             return []
-        self._unsaid += _PART_WEIGHT if type(message) is Part else 1
+        self._unsaid += _WEIGHTS.get(type(message), 1)
         if self._unsaid >= SEEN_EVERY:
             # Its sender may be waiting for just that.
             self._seen_due_ms = now_ms

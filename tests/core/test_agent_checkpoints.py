@@ -10,7 +10,7 @@ from forage_agent.core.events import (
     WorkerCheckpoint,
     WorkerOutcomes,
 )
-from forage_agent.core.settings import CHECKPOINT_EVERY_MS
+from forage_agent.core.settings import CHECKPOINT_EVERY_MS, CHECKPOINTS_AT_ONCE
 from forage_wire.limits import CALL_BYTES_MAX
 from forage_wire.link import link_number
 from forage_wire.messages import (
@@ -79,15 +79,48 @@ def test_while_one_is_on_its_way_only_the_newest_waits(bench: Harness) -> None:
     assert bench.link.received == bench.messages(Checkpoint)[-1].n
 
 
-def test_states_of_one_call_keep_their_distance_in_time(bench: Harness) -> None:
+def use_up(bench: Harness) -> list[tuple[int, int, bytes]]:
+    """A call makes as many states as may leave one after the other; what has left by that."""
+    for at in range(CHECKPOINTS_AT_ONCE):
+        bench.put(made(b"%d" % at))
+        assert said(bench)[-1] == (7, at + 1, b"%d" % at), (
+            "it leaves as soon as nothing is before it"
+        )
+        bench.say_seen()
+    return said(bench)
+
+
+def test_a_state_leaves_at_once_however_shortly_after_the_one_before_it(bench: Harness) -> None:
     bench.assign(assignment(1, 7, 8))
-    bench.put(made(b"one"))
-    bench.say_seen()
-    bench.put(made(b"two"))
+    assert len(use_up(bench)) == CHECKPOINTS_AT_ONCE
+
+
+def test_of_more_than_a_second_takes_each_waits_for_its_turn(bench: Harness) -> None:
+    bench.assign(assignment(1, 7, 8))
+    before = use_up(bench)
+    bench.put(made(b"waits"))
     bench.advance(CHECKPOINT_EVERY_MS - 1)
-    assert len(said(bench)) == 1
+    assert said(bench) == before
     bench.advance(1)
-    assert said(bench) == [(7, 1, b"one"), (7, 2, b"two")]
+    assert said(bench) == [*before, (7, CHECKPOINTS_AT_ONCE + 1, b"waits")]
+
+
+def test_a_call_that_never_stops_to_make_states_sends_ten_a_second(bench: Harness) -> None:
+    bench.assign(assignment(1, 7, 8))
+    for at in range(1_000):
+        bench.put(made(b"%d" % at))
+        bench.say_seen()
+        bench.advance(5)
+    sent = len(said(bench))
+    assert CHECKPOINTS_AT_ONCE + 49 <= sent <= CHECKPOINTS_AT_ONCE + 51
+
+
+def test_after_a_quiet_second_states_leave_at_once_again(bench: Harness) -> None:
+    bench.assign(assignment(1, 7, 8))
+    use_up(bench)
+    bench.advance(CHECKPOINTS_AT_ONCE * CHECKPOINT_EVERY_MS)
+    bench.put(made(b"again"))
+    assert said(bench)[-1][2] == b"again"
 
 
 def test_calls_do_not_wait_for_each_others_small_states(bench: Harness) -> None:
@@ -267,7 +300,6 @@ def test_checkpoint_counts_as_arguments_do() -> None:
 def test_orderly_end_sends_the_state_that_waits(bench: Harness) -> None:
     bench.assign(assignment(1, 7, 8))
     bench.put(made(b"one"))
-    bench.say_seen()
     bench.put(made(b"two"))
     assert len(said(bench)) == 1
     bench.put(ExitAsked(code=0, reason="asked"))

@@ -20,7 +20,7 @@ from forage_wire.limits import (
     SEEN_EVERY,
 )
 from forage_wire.link import Link, Outgoing, fits_packet
-from forage_wire.messages import Answer, Beat, Linked, Part, Seen
+from forage_wire.messages import Answer, Beat, Checkpoint, Linked, Part, Seen
 from forage_wire.parts import cut_parts
 
 SESSION = "0123456789abcdef-1"
@@ -211,6 +211,15 @@ def test_what_may_have_filled_the_senders_window_is_said_seen_at_once(
     assert isinstance(said, Seen)
     assert (said.seen, said.gap) == (enough, False)
     assert link.poll(100) == [], "and not a second time"
+
+
+def test_a_checkpoint_is_said_seen_at_once_for_the_next_one_waits_for_that() -> None:
+    link = new_link()
+    state = Checkpoint(task="0" * 13 + "-1", index=0, assignment=1, number=1, data=b"state")
+    link.receive(encode_decode(state, n=1), 5)
+    (said,) = decoded(link.poll(5))
+    assert isinstance(said, Seen)
+    assert said.seen == 1
 
 
 def test_a_message_that_goes_out_anyway_carries_seen_instead() -> None:

@@ -1,6 +1,7 @@
 """States of running calls on their way to the controller, from which other attempts can go on.
 
-A call has one state on its way at a time, and the newest of those that came meanwhile waits. What
+A call has one state on its way at a time, and the newest of those that came meanwhile waits: for
+that alone, unless the call has made more in the last second than may leave in one. What
 a call was given or has made stands in its slice, so that it is here too if this device itself
 runs the call again, and on a new link all of it is sent again: nobody says what is committed.
 
@@ -13,7 +14,7 @@ that has been reported is void.
 """
 
 from forage_agent.core.outbox import Outbox
-from forage_agent.core.settings import CHECKPOINT_EVERY_MS
+from forage_agent.core.settings import CHECKPOINT_EVERY_MS, CHECKPOINTS_AT_ONCE
 from forage_agent.core.slices import Piece, Slice
 from forage_wire.limits import CALL_BYTES_MAX
 from forage_wire.link import Link
@@ -42,7 +43,8 @@ class Checkpoints:
         """Of those, the ones whose last state has not been sent."""
         self._on_their_way: dict[_Call, tuple[int, int]] = {}
         """(token of the link, bytes) of what has not been seen."""
-        self._sent_ms: dict[_Call, int] = {}
+        self._paid_ms: dict[_Call, int] = {}
+        """Until when what was sent would take at the rate that is allowed."""
         self._held: list[tuple[Slice, Piece, list[_Call]]] = []
         """Outcomes that wait for states of these calls."""
         self._token = 0
@@ -107,14 +109,14 @@ class Checkpoints:
         call = (part.assignment, index)
         self._made.pop(call, None)
         self._waiting.pop(call, None)
-        self._sent_ms.pop(call, None)
+        self._paid_ms.pop(call, None)
         if part.checkpoints is not None:
             part.checkpoints.pop(index, None)
 
     def send_again(self) -> None:
         """A new link, whose other end may know of nothing."""
         self._on_their_way.clear()
-        self._sent_ms.clear()
+        self._paid_ms.clear()
         self._waiting = dict(self._made)
 
     def due_ms(self) -> int | None:
@@ -129,7 +131,8 @@ class Checkpoints:
         )
 
     def _call_due_ms(self, call: _Call) -> int:
-        return self._sent_ms.get(call, -CHECKPOINT_EVERY_MS) + CHECKPOINT_EVERY_MS
+        """When a call may send again: 0 where it may by now."""
+        return self._paid_ms.get(call, 0) - (CHECKPOINTS_AT_ONCE - 1) * CHECKPOINT_EVERY_MS
 
     @property
     def _bytes_on_their_way(self) -> int:
@@ -174,7 +177,7 @@ class Checkpoints:
         header = self._waiting.pop(call).header
         self._token += 1
         self._on_their_way[call] = (self._token, len(data))
-        self._sent_ms[call] = now_ms
+        self._paid_ms[call] = max(self._paid_ms.get(call, 0), now_ms) + CHECKPOINT_EVERY_MS
         message = Checkpoint(
             task=header.task, assignment=call[0], index=call[1], number=number, data=data
         )

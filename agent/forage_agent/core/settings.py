@@ -8,6 +8,7 @@ from forage_wire.messages import DeviceCapabilities
 __all__ = [
     "ACCEPTED_AFTER_MS",
     "ANNOUNCE_AGAIN_AFTER_MS",
+    "CHECKPOINTS_AT_ONCE",
     "CHECKPOINT_EVERY_MS",
     "CODE_BYTES_MAX",
     "ENDED_ASSIGNMENTS_MAX",
@@ -55,7 +56,10 @@ PRESENCE_REPAIR_EVERY_MS = 1_000
 PROGRESS_EVERY_MS = 500
 """A slot's call is heard on how far it is at most this often; of more words the latest counts."""
 CHECKPOINT_EVERY_MS = 100
-"""A call's state leaves the device at most this often; of more states the latest counts."""
+"""A call's states leave the device this often on average; of more states the latest counts."""
+CHECKPOINTS_AT_ONCE = 10
+"""So many of a call go one after the other without that distance, where it was quiet before: a
+state that waits is one that a loss of the device takes."""
 NOTE_EVERY_MS = 1_000
 """Bad input makes one line in the log for each kind in this time; all of it is counted."""
 RESTART_AFTER_MS = 100
