@@ -81,10 +81,11 @@ class _Roles:
 
     def run(self) -> int:
         """Serve until the end; the answer is the exit code."""
+        gave_way = False
         while True:
             epoch = 0
             if self._config.standby:
-                standby = Standby(self._config, self._identity)
+                standby = Standby(self._config, self._identity, gave_way=gave_way)
                 code = self._serve(standby)
                 if not standby.takes_over:
                     return code
@@ -98,6 +99,9 @@ class _Roles:
             code = self._serve(controller)
             if not self._config.standby or code != EXIT_OTHER_RULES:
                 return code
+            # Whoever rules in our place may have committed what our store lacks, also where we
+            # called a take-over off and never ruled.
+            gave_way = True
 
     def _serve(self, role: Standby | Controller) -> int:
         self._present = role

@@ -32,8 +32,15 @@ DETECT_MS = 15_000
 class Standby(Program):
     """`run` until it is to rule (`takes_over`), told to stop, or its core ends it."""
 
-    def __init__(self, config: ControllerConfig, identity: Identity) -> None:
+    def __init__(
+        self, config: ControllerConfig, identity: Identity, *, gave_way: bool = False
+    ) -> None:
         """Open the store, or wait for it; nothing is opened towards the broker yet.
+
+        Args:
+            config: The settings.
+            identity: This process start.
+            gave_way: Whether another rules in our place, so that our store may be old.
 
         Raises:
             StoreError: The state directory cannot be used.
@@ -53,7 +60,7 @@ class Standby(Program):
             detect_ms=detect_ms,
             copies=self._replica is not None,
             epoch=0 if self._replica is None else self._replica.epoch,
-            is_copy=self._replica is not None and self._replica.is_copy,
+            is_copy=self._replica is not None and (gave_way or self._replica.is_copy),
         )
         subscriptions = self._standing.topics.standby_subscriptions(config.core.name)
         random = Random(f"{identity.start}-{identity.client_id_part}")
