@@ -3,6 +3,7 @@
 `AgentCore` routes events to the parts that own the decisions:
 
 - `controllers.Controllers`: whose messages count, and the link to the controller.
+- `acceptance.Acceptance`: which assignments are taken.
 - `holdings.Holdings`: the assignments held, from acceptance to the last acknowledgement.
 - `pool.Pool`: workers, and the calls before them.
 - `leases.Leases`: how long exclusive calls may be run.
@@ -15,6 +16,7 @@ starts, outcomes. What came together is so answered together.
 
 from typing import assert_never
 
+from forage_agent.core.acceptance import Acceptance
 from forage_agent.core.checkpoints import Checkpoints
 from forage_agent.core.code import CodeStore
 from forage_agent.core.controllers import Controllers
@@ -44,10 +46,10 @@ from forage_agent.core.outbox import Outbox
 from forage_agent.core.pool import Pool
 from forage_agent.core.presence import PublicWord
 from forage_agent.core.progress import ProgressReports
-from forage_agent.core.settings import HEADERS_MAX, Settings
-from forage_agent.core.slices import Piece, Slice, assigned_bytes
+from forage_agent.core.settings import Settings
+from forage_agent.core.slices import Piece, Slice
 from forage_agent.core.starts import Starts
-from forage_wire.codec import decode, decode_header, decode_json, encode
+from forage_wire.codec import decode, decode_json, encode
 from forage_wire.errors import DecodeError
 from forage_wire.ignored import KEYS_IGNORED, IgnoredKeys
 from forage_wire.io import (
@@ -59,7 +61,6 @@ from forage_wire.io import (
     Publish,
     PublishAcknowledged,
 )
-from forage_wire.limits import LIST_ITEMS_MAX
 from forage_wire.link import Link, Outgoing
 from forage_wire.messages import (
     Accepted,
@@ -76,7 +77,6 @@ from forage_wire.messages import (
     DeviceRefused,
     Drain,
     Forget,
-    Header,
     Lease,
     Linked,
     NeedCode,
@@ -112,6 +112,7 @@ class AgentCore:
         self._leases = Leases()
         self._code = CodeStore(settings.code_bytes_max)
         self._outbox = Outbox(self._topics, self._device)
+        self._acceptance = Acceptance(settings, self._word, self._holdings, self._outbox)
         self._starts = Starts(self._topics, self._device, settings.capabilities.slots)
         self._progress = ProgressReports(self._topics, self._device)
         self._checkpoints = Checkpoints(self._outbox)
@@ -127,7 +128,6 @@ class AgentCore:
         self._inventory_due = False
         self._answers: list[Linked] = []
         self._settling: dict[int, Slice] = {}
-        self._headers: dict[bytes, Header] = {}
         self._receipt = 0
         self._spoken_ms = 0
         """When anything last left that the controller takes as a sign of life."""
@@ -409,12 +409,12 @@ class AgentCore:
             self._count("repeated", f"assignment={number} has ended", quiet=True)
             return
         try:
-            header = self._header(assignment.header)
+            header = self._acceptance.header(assignment.header)
         except DecodeError as error:
             self._count("unreadable", f"assignment={number}: {error}")
             self._answers.append(AssignmentRefused(assignment=number, reason="function"))
             return
-        reason = self._why_not(assignment, header)
+        reason = self._acceptance.why_not(assignment, header)
         if reason:
             self._answers.append(AssignmentRefused(assignment=number, reason=reason))
             return
@@ -430,39 +430,6 @@ class AgentCore:
         if not part.has_lease:
             self._leases.hold(part)
         self._pool.offer(part)
-
-    def _header(self, data: bytes) -> Header:
-        """A page's header; all its slices come with the same bytes. Raises DecodeError."""
-        header = self._headers.get(data)
-        if header is None:
-            header = decode_header(data)
-            if len(self._headers) >= HEADERS_MAX:
-                del self._headers[next(iter(self._headers))]
-            self._headers[data] = header
-        return header
-
-    def _why_not(self, assignment: Assignment, header: Header) -> str:
-        """The reason for which an assignment is not taken; empty: it is."""
-        size = assigned_bytes(assignment)
-        queue_bytes_max = self._settings.capabilities.queue_bytes_max
-        if self._holdings.is_expired(assignment.assignment):
-            return "expired"
-        if self._word.state != "online":
-            return "draining"
-        if assignment.low >= assignment.high or size > queue_bytes_max:
-            return "size"
-        if not isinstance(header.function, bytes):
-            name, version = header.function
-            own = self._settings.functions.get(name)
-            if own is None or (version and own.version != version):
-                return "function"
-        if (
-            self._holdings.call_bytes + size > queue_bytes_max
-            or self._outbox.bytes > self._settings.unacknowledged_bytes_max
-            or len(self._holdings) >= LIST_ITEMS_MAX
-        ):
-            return "full"
-        return ""
 
     def _on_trim(self, message: Trim) -> None:
         rows: list[tuple[int, int]] = []

@@ -10,8 +10,6 @@ worker, without the controller's help.
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
 
 from forage_agent.core.code import CodeStore
 from forage_agent.core.endings import (
@@ -38,7 +36,6 @@ from forage_agent.core.events import (
 )
 from forage_agent.core.queue import SliceQueue
 from forage_agent.core.settings import (
-    FUNCTIONS_PER_WORKER_MAX,
     RESTART_AFTER_MS,
     RESTART_AFTER_MS_MAX,
     SPREAD_MIN_US,
@@ -48,6 +45,7 @@ from forage_agent.core.settings import (
     NamedFunction,
 )
 from forage_agent.core.slices import Piece, RunTimes, Slice
+from forage_agent.core.slots import Given, Worker, is_cancelled, is_forgotten
 from forage_wire.errors import DecodeError
 from forage_wire.io import Note
 from forage_wire.limits import CALL_BYTES_MAX
@@ -55,38 +53,6 @@ from forage_wire.ranges import Ranges, RangeSet
 from forage_wire.system_errors import REFUSED, system_error
 
 __all__ = ["Pool"]
-
-
-@dataclass(slots=True, kw_only=True)
-class _Given:
-    """Calls [low, high) of a slice that a worker has and that have not ended."""
-
-    part: Slice
-    low: int
-    high: int
-
-
-@dataclass(slots=True, kw_only=True)
-class _Worker:
-    slot: int
-    state: Literal["none", "starting", "ready", "killed"] = "none"
-    given: deque[_Given] = field(default_factory=deque)
-    since_ms: int = 0
-    """The first of them is running since then, or has less time behind it."""
-    is_reported: bool = False
-    """That it runs, for `STARTED_AFTER_MS`, was seen to."""
-    is_returning: bool = False
-    may_follow: bool = False
-    """Whether calls may be given behind others: this worker can give them back."""
-    was_used: bool = False
-    known: dict[bytes, None] = field(default_factory=dict)
-    last: tuple[Slice, int] | None = None
-    """The call that ended last."""
-    why: str = ""
-    timed_out: tuple[int, int] = (0, -1)
-    failures: int = 0
-    """Deaths in a row before it was ready."""
-    restart_ms: int = 0
 
 
 class Pool:
@@ -108,7 +74,7 @@ class Pool:
         ended: Callable[[Slice, Piece], None],
         started: Callable[[Slice, int], None],
     ) -> None:
-        self._workers = [_Worker(slot=slot) for slot in range(slots)]
+        self._workers = [Worker(slot=slot) for slot in range(slots)]
         self._code = code
         self._functions = functions
         self._ended = ended
@@ -146,7 +112,7 @@ class Pool:
         """When `poll` has something to do without further events."""
         due: int | None = None
         for worker in self._workers:
-            found = _wakeup_of(worker)
+            found = worker.wakeup_ms()
             if found is not None and (due is None or found < due):
                 due = found
         return due
@@ -174,7 +140,7 @@ class Pool:
         if not force:
             return []
         part.cancelled.update(ranges)
-        return self._kill_all("cancelled", _is_cancelled)
+        return self._kill_all("cancelled", is_cancelled)
 
     def leased(self, part: Slice) -> list[Command]:
         """A slice's exclusive calls may be run for longer."""
@@ -191,7 +157,7 @@ class Pool:
         everything = ((part.low, part.high),)
         self._skip(part, everything, LEASE_OVER, "lost")
         part.cancelled.update(everything)
-        return self._kill_all("cancelled", _is_cancelled)
+        return self._kill_all("cancelled", is_cancelled)
 
     def _skip(self, part: Slice, ranges: Ranges, item: bytes, reason: str) -> None:
         """End calls that have not begun."""
@@ -209,16 +175,16 @@ class Pool:
         part.is_forgotten = True
         part.todo = RangeSet()
         self._queue.update(part)
-        return self._kill_all("forgotten", _is_forgotten)
+        return self._kill_all("forgotten", is_forgotten)
 
-    def _kill_all(self, why: str, concerned: Callable[[_Given], bool]) -> list[Command]:
+    def _kill_all(self, why: str, concerned: Callable[[Given], bool]) -> list[Command]:
         found: list[Command] = []
         for worker in self._workers:
             if any(map(concerned, worker.given)):
                 found.extend(self._kill(worker, why))
         return found
 
-    def _kill(self, worker: _Worker, why: str) -> list[Command]:
+    def _kill(self, worker: Worker, why: str) -> list[Command]:
         if worker.state != "ready":
             return []
         worker.state = "killed"
@@ -275,7 +241,7 @@ class Pool:
             return self._kill(worker, "fresh")
         return []
 
-    def _take_off(self, worker: _Worker, count: int) -> None:
+    def _take_off(self, worker: Worker, count: int) -> None:
         """The first `count` calls of what a worker was given have ended."""
         given = worker.given[0]
         given.low += count
@@ -288,17 +254,17 @@ class Pool:
         """A worker has given back what it had not begun."""
         worker = self._workers[event.slot]
         worker.is_returning = False
-        kept: _Given | None = None
+        kept: Given | None = None
         if worker.given:
             first = worker.given[0]
             if (first.part.assignment, first.low) == (event.assignment, event.index):
-                kept = _Given(part=first.part, low=first.low, high=first.low + 1)
+                kept = Given(part=first.part, low=first.low, high=first.low + 1)
                 first.low += 1
                 first.part.workers += 1
         self._give_back(worker.given)
         worker.given = deque() if kept is None else deque([kept])
 
-    def _give_back(self, lost: deque[_Given]) -> None:
+    def _give_back(self, lost: deque[Given]) -> None:
         """A worker does not have these any more; they are to run before others of their kind."""
         for given in reversed(lost):
             part = given.part
@@ -312,7 +278,7 @@ class Pool:
         """A worker is gone: one call may be to blame, the others go on in the next one."""
         worker = self._workers[event.slot]
         failures = 0 if worker.state in ("ready", "killed") else worker.failures + 1
-        after = _Worker(slot=event.slot, failures=failures, last=worker.last)
+        after = Worker(slot=event.slot, failures=failures, last=worker.last)
         if failures:
             wait_ms = RESTART_AFTER_MS << min(failures - 1, 16)
             after.restart_ms = now_ms + min(RESTART_AFTER_MS_MAX, wait_ms)
@@ -324,7 +290,7 @@ class Pool:
             for given in worker.given:
                 given.part.is_expired = True
                 given.part.cancelled.add(given.low, given.high)
-        victim = _victim(event, worker)
+        victim = worker.victim(event)
         if victim is not None:
             after.last = victim
             self._blame(event, worker, *victim)
@@ -337,7 +303,7 @@ class Pool:
         self._give_back(worker.given)
         return notes
 
-    def _blame(self, event: WorkerExited, worker: _Worker, part: Slice, index: int) -> None:
+    def _blame(self, event: WorkerExited, worker: Worker, part: Slice, index: int) -> None:
         """What becomes of the call that a worker was in when it ended, if that is its own doing."""
         match worker.why:
             case "" | "broken":
@@ -346,15 +312,15 @@ class Pool:
                 reason, item = "timeout", timeout(part.header.options.timeout_ms)
             case _:
                 return
-        _cut_out(worker, part, RangeSet([(index, index + 1)]))
+        worker.cut_out(part, RangeSet([(index, index + 1)]))
         self._report(part, index, index + 1, item, reason)
 
-    def _end_cancelled(self, worker: _Worker) -> None:
+    def _end_cancelled(self, worker: Worker) -> None:
         for part in list({given.part.assignment: given.part for given in worker.given}.values()):
             for given in list(worker.given):
                 if given.part is part:
                     for low, high in part.cancelled.common(given.low, given.high):
-                        _cut_out(worker, part, RangeSet([(low, high)]))
+                        worker.cut_out(part, RangeSet([(low, high)]))
                         if part.is_expired:
                             self._report(part, low, high, LEASE_OVER, "lost")
                         else:
@@ -410,7 +376,7 @@ class Pool:
                 self._give(worker, now_ms, commands)
         return commands
 
-    def _watch(self, worker: _Worker, now_ms: int, commands: list[Command]) -> None:
+    def _watch(self, worker: Worker, now_ms: int, commands: list[Command]) -> None:
         """What is due for the call that a worker is in."""
         first = worker.given[0]
         part = first.part
@@ -431,7 +397,7 @@ class Pool:
             worker.is_returning = True
             commands.append(TakeBack(slot=worker.slot))
 
-    def _give(self, worker: _Worker, now_ms: int, commands: list[Command]) -> None:
+    def _give(self, worker: Worker, now_ms: int, commands: list[Command]) -> None:
         """Give a worker calls, if it has room for some."""
         was_empty = not worker.given
         expected_us = self._expected_us(worker)
@@ -479,7 +445,7 @@ class Pool:
             if was_empty:
                 worker.since_ms = now_ms
                 worker.is_reported = False
-            drop = _forget_functions(worker)
+            drop = worker.forget_functions()
             commands.append(
                 RunCalls(
                     slot=worker.slot,
@@ -491,7 +457,7 @@ class Pool:
                 )
             )
 
-    def _expected_us(self, worker: _Worker) -> int:
+    def _expected_us(self, worker: Worker) -> int:
         """The work that a worker has, as far as measured."""
         expected_us = 0
         for given in worker.given:
@@ -506,7 +472,7 @@ class Pool:
             return None
         return mean_us
 
-    def _take(self, worker: _Worker, part: Slice, count: int) -> Chunk | None:
+    def _take(self, worker: Worker, part: Slice, count: int) -> Chunk | None:
         """Calls of a slice for a worker; None where the slice's calls cannot be told apart."""
         low, high = part.take(count)
         try:
@@ -525,7 +491,7 @@ class Pool:
         if last is not None and last.part is part and last.high == low:
             last.high = high
         else:
-            worker.given.append(_Given(part=part, low=low, high=high))
+            worker.given.append(Given(part=part, low=low, high=high))
             part.workers += 1
         return Chunk(
             assignment=part.assignment,
@@ -548,62 +514,3 @@ class Pool:
         return FunctionCode(
             key=part.function, form=header.form, python=header.python, data=code.data
         )
-
-
-def _is_cancelled(given: _Given) -> bool:
-    return bool(given.part.cancelled.common(given.low, given.high))
-
-
-def _is_forgotten(given: _Given) -> bool:
-    return given.part.is_forgotten
-
-
-def _victim(event: WorkerExited, worker: _Worker) -> tuple[Slice, int] | None:
-    """The call that a worker was in when it ended; None where it was in none."""
-    for given in worker.given:
-        if given.part.assignment == event.assignment and given.low <= event.index < given.high:
-            return given.part, event.index
-    if event.assignment == 0 and worker.given:
-        return worker.given[0].part, worker.given[0].low
-    return None
-
-
-def _cut_out(worker: _Worker, part: Slice, gone: RangeSet) -> None:
-    """These calls have ended in another way than by running to their end."""
-    left: deque[_Given] = deque()
-    for given in worker.given:
-        if given.part is not part:
-            left.append(given)
-            continue
-        pieces = gone.missing(given.low, given.high)
-        part.workers += len(pieces) - 1
-        part.given -= given.high - given.low
-        for low, high in pieces:
-            part.given += high - low
-            left.append(_Given(part=part, low=low, high=high))
-    worker.given = left
-
-
-def _forget_functions(worker: _Worker) -> tuple[bytes, ...]:
-    """What a worker need not keep: the functions used longest ago, above the limit."""
-    surplus = len(worker.known) - FUNCTIONS_PER_WORKER_MAX
-    if surplus <= 0:
-        return ()
-    needed = {given.part.function: None for given in worker.given}
-    dropped = tuple([key for key in worker.known if key not in needed][:surplus])
-    for key in dropped:
-        del worker.known[key]
-    return dropped
-
-
-def _wakeup_of(worker: _Worker) -> int | None:
-    if worker.state == "none":
-        return worker.restart_ms
-    if worker.state != "ready" or not worker.given:
-        return None
-    due = None if worker.is_reported else worker.since_ms + STARTED_AFTER_MS
-    timeout_ms = worker.given[0].part.header.options.timeout_ms
-    if timeout_ms:
-        timeout = worker.since_ms + timeout_ms
-        due = timeout if due is None else min(due, timeout)
-    return due
