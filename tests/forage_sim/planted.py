@@ -558,7 +558,7 @@ AGENT_MUTANTS = (
 CLIENT_MUTANTS = (
     Mutant(
         name="an outcome that comes again is given to the caller again",
-        file=CLIENT + "client.py",
+        file=CLIENT + "receiving.py",
         old="if retried or any(task.resolved.common(*each) for each in ranges):",
         new="if retried:",
         oracles=("OneRightOutcome",),
@@ -566,7 +566,7 @@ CLIENT_MUTANTS = (
     ),
     Mutant(
         name="an attempt that is to be followed by another ends its call",
-        file=CLIENT + "client.py",
+        file=CLIENT + "receiving.py",
         old="            if not final and index not in task.resolved\n        ]\n        if retried:",
         new="            if False\n        ]\n        if retried:",
         oracles=("OneRightOutcome",),
@@ -574,7 +574,7 @@ CLIENT_MUTANTS = (
     ),
     Mutant(
         name="a page is forgotten at its first outcome",
-        file=CLIENT + "client.py",
+        file=CLIENT + "receiving.py",
         old="            self._sending.opened(page, now_ms)",
         new="            self._sending.opened(page, now_ms)\n            task.pages.pop(page.first, None)",
         oracles=("EveryCallEnds", "AcknowledgedSettled", "OneRightOutcome", "core"),
@@ -606,7 +606,7 @@ CLIENT_MUTANTS = (
     ),
     Mutant(
         name="what a client is offered, it does not fetch",
-        file=CLIENT + "client.py",
+        file=CLIENT + "receiving.py",
         old="            self._sending.send(Fetch(rows=tuple(lacking)))",
         new="            pass",
         oracles=("EveryCallEnds", "AcknowledgedSettled"),

@@ -24,7 +24,6 @@ from forage.core.commands import (
     ControllerMissing,
     ProtocolRefused,
     RefuseTask,
-    ResolveCalls,
     Welcomed,
 )
 from forage.core.controllers import Controllers, is_later_session
@@ -40,12 +39,10 @@ from forage.core.events import (
     QueryDropped,
     TaskOpened,
 )
-from forage.core.outcomes import judge, only_fresh
+from forage.core.receiving import Receiving
 from forage.core.replicas import (
     attached_record,
-    attempts_of,
     decide,
-    hold,
     news_of,
     open_calls,
 )
@@ -70,7 +67,6 @@ from forage_wire.messages import (
     Cancel,
     ClientPresence,
     ControllerPresence,
-    Fetch,
     Linked,
     NeedCode,
     Outcomes,
@@ -84,7 +80,6 @@ from forage_wire.messages import (
     SubmissionRefused,
     Welcome,
 )
-from forage_wire.ranges import Ranges, ranges_count
 from forage_wire.topics import Topics
 
 __all__ = ["ClientCore"]
@@ -127,8 +122,6 @@ class ClientCore:
         """Until they are released."""
         self.dropped = 0
         """Messages that could not be used."""
-        self.repeated = 0
-        """Outcomes of calls that had one already."""
         self.ignored = IgnoredKeys()
         self._session = ""
         self._sending = Sending(
@@ -141,10 +134,16 @@ class ClientCore:
         self._parts = DeviceParts()
         self._queries: dict[int, Query] = {}
         self._collecting = Collecting()
+        self._receiving = Receiving(self.tasks, self._sending, self._collecting)
         self._hello_ms = 0
         self._missing_due_ms: int | None = None
 
     # -- what the shell looks at ------------------------------------------------------------
+
+    @property
+    def repeated(self) -> int:
+        """Outcomes of calls that had one already."""
+        return self._receiving.repeated
 
     @property
     def is_idle(self) -> bool:
@@ -468,7 +467,7 @@ class ClientCore:
                 for task, first in message.rows:
                     self._sending.acknowledged(self.tasks.get(task), first)
             case Settled():
-                self._on_settled(message, now_ms)
+                self._receiving.on_settled(message, now_ms)
             case Released():
                 for task in message.tasks:
                     self._on_released(task, out)
@@ -500,8 +499,6 @@ class ClientCore:
             case _:
                 self._drop(out, f"device={device} reason=unexpected {type(message).__name__}")
 
-    # -- outcomes ---------------------------------------------------------------------------
-
     def _on_outcomes(
         self,
         outcomes: OutcomeSet,
@@ -511,52 +508,11 @@ class ClientCore:
         *,
         archived: bool,
     ) -> None:
-        task = self.tasks.get(outcomes.task)
-        ranges = outcomes.ranges
-        if task is None or not ranges:
-            self.repeated += ranges_count(ranges)
-            return
-        items = judge(outcomes, task, device, archived=archived)
-        if isinstance(items, str):
-            self._drop(out, f"task={task.task} device={device} reason={items}")
-            return
-        self._open_pages(task, ranges, now_ms)
-        retried = [
-            (index, reason)
-            for index, reason, final in outcomes.errors
-            if not final and index not in task.resolved
-        ]
-        if retried:
-            out.append(attempts_of(task, device, retried))
-        if task.layout is not None:
-            self.repeated += hold(task, device, ranges, items, dict(retried), out)
-            return
-        if retried or any(task.resolved.common(*each) for each in ranges):
-            ranges, items = only_fresh(task, ranges, items, {index for index, _ in retried})
-        self.repeated += ranges_count(outcomes.ranges) - len(items) - len(retried)
-        if items:
-            self._collecting.note_ended(task, ranges, now_ms)
-            out.append(ResolveCalls(task=task.task, device=device, ranges=ranges, items=items))
+        unusable = self._receiving.on_outcomes(outcomes, device, now_ms, out, archived=archived)
+        if unusable:
+            self._drop(out, f"task={outcomes.task} device={device} reason={unusable}")
 
-    def _open_pages(self, task: TaskRecord, ranges: Ranges, now_ms: int) -> None:
-        for page in task.take_unopened(ranges[0][0], ranges[-1][1]):
-            self._sending.opened(page, now_ms)
-
-    def _on_settled(self, message: Settled, now_ms: int) -> None:
-        lacking: list[tuple[str, Ranges]] = []
-        for task, ranges in message.rows:
-            record = self.tasks.get(task)
-            if record is None:
-                # Released, or never known: whatever it is, nobody waits for it here.
-                self._sending.say_collected([(task, ranges)])
-                continue
-            missing, ended = record.judge_settled(ranges)
-            if missing:
-                lacking.append((task, tuple(missing)))
-            # What has ended and is offered all the same was said too early: it is said again.
-            self._collecting.note_ended(record, ended, now_ms)
-        if lacking:
-            self._sending.send(Fetch(rows=tuple(lacking)))
+    # -- what the controller ends -----------------------------------------------------------
 
     def _on_released(self, task: str, out: list[Command]) -> None:
         record = self.tasks.get(task)
