@@ -285,7 +285,8 @@ def test_a_call_cancelled_before_can_still_be_killed() -> None:
     ]
 
 
-def test_a_call_cancelled_while_its_assignment_waits_for_the_disk_is_skipped() -> None:
+@pytest.mark.parametrize("force", [False, True])
+def test_a_call_cancelled_while_its_assignment_waits_for_the_disk_is_skipped(force: bool) -> None:
     desk = Desk().begin()
     pi = desk.device("pi1")
     client = desk.client()
@@ -293,13 +294,14 @@ def test_a_call_cancelled_while_its_assignment_waits_for_the_disk_is_skipped() -
     task = client.submit(1, settle="controller")
     desk.commit()
     desk.run()
-    client.send(Cancel(task=task, ranges=((0, 1),)))
+    client.send(Cancel(task=task, ranges=((0, 1),), force=force))
     desk.run()
     desk.commit()
     desk.run()
     (assignment,) = pi.assignments
-    assert [type(message) for message in pi.received[-2:]][1] is CancelAssigned
-    assert pi.of(CancelAssigned)[0].assignment == assignment.assignment
+    cancelled = pi.received[-1]
+    assert isinstance(cancelled, CancelAssigned)
+    assert (cancelled.assignment, cancelled.force) == (assignment.assignment, force)
 
 
 def test_counters_of_a_call_go_with_it_wherever_it_waits_again() -> None:

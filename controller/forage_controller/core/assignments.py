@@ -407,6 +407,7 @@ def _send(device: Device, batch: list[tuple[Open, Assignment]]) -> None:
     for opened, _wire_form in batch:
         # Cancelled before it left.
         _call_off(opened, opened.called_off, force=False)
+        _call_off(opened, opened.killed, force=True)
 
 
 def _kill_strays(task: Task, calls: RangeSet) -> None:
