@@ -212,6 +212,11 @@ class Link:
         return self._reported
 
     @property
+    def is_heard(self) -> bool:
+        """Whether the other end has said to have seen anything of this link."""
+        return self._reported > self.number << _NUMBER_SHIFT
+
+    @property
     def last_sent(self) -> int:
         """The highest number given to a message so far."""
         return self._next_n - 1

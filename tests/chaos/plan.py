@@ -26,7 +26,7 @@ from chaos.faults import (
 )
 from chaos.ground import Ground
 from chaos.packets import CONNACK, CONNECT, PUBACK, SUBACK, SUBSCRIBE
-from chaos.pair import OWN_DISK, SAME_DISK
+from chaos.pair import OWN_DISK, SAME_DISK, SYNCHRONOUS
 
 __all__ = ["BY_PROXY", "KINDS", "STANDBYS", "Plan", "Step"]
 
@@ -35,9 +35,8 @@ CLIENTS = ("client-a", "client-b", "leaver")
 PROCESSES = ("controller", "controller", "broker", "broker", *DEVICES, "leaver")
 BEHIND_PROXIES = ("controller", "controller", *DEVICES, *CLIENTS)
 ROUNDS_OF_ONE_KIND = 8
-STANDBYS = ("", SAME_DISK, "", OWN_DISK)
-"""Which second controller there is, by turns of so many seeds: a ground has one kind of it. A round with
-SYNCHRONOUS still finds losses where the two controllers do not hear each other."""
+STANDBYS = ("", SAME_DISK, "", OWN_DISK, "", SYNCHRONOUS)
+"""Which second controller there is, by turns of so many seeds: a ground has one kind of it."""
 
 
 @dataclass(frozen=True)

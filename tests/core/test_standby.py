@@ -5,17 +5,20 @@ import pytest
 from core.desk import CODE, TOPICS, Desk
 from core.pair import START, Pair
 from forage_controller.core.config import Limits
+from forage_controller.core.feed import SCHEMA_VERSION
 from forage_controller.core.operations import SaveOutcomes, SavePage
 from forage_wire.codec import encode, encode_json
 from forage_wire.io import BatchEnded
 from forage_wire.messages import (
     Acknowledged,
     AssignmentRefused,
+    Beat,
     ClientInventory,
     Code,
     ControllerPresence,
     ControllerStats,
     Join,
+    Linked,
     SubmissionRefused,
     Submit,
 )
@@ -222,15 +225,75 @@ def test_one_that_speaks_and_commits_nothing_does_not_hold_things_up_for_ever() 
     assert pair.standby.operations == pair.active.saved
 
 
-def test_its_will_frees_what_waits_at_once() -> None:
+def test_after_its_will_it_may_be_taking_over_and_what_it_lacks_is_acknowledged_later() -> None:
     pair = Pair(active={"synchronous": True}).begin()
     pair.down = False
     client = pair.active.client()
     client.submit(1)
     pair.active.publish(*presence("lost", session=f"{START}-1", name="attic"))
     pair.active.run()
-    pair.active.advance(50)
+    pair.active.advance(2_000)
+    assert not client.of(Acknowledged)
+    assert not any("on this controller's disk alone" in note for note in pair.active.notes)
+    pair.active.advance(1_500)
     assert client.of(Acknowledged)
+    assert any("on this controller's disk alone" in note for note in pair.active.notes)
+
+
+def test_one_that_starts_is_waited_for_a_little_longer() -> None:
+    pair = Pair(active={"synchronous": True}).begin()
+    pair.down = False
+    client = pair.active.client()
+    client.submit(1)
+    pair.active.publish(*presence("lost", session=f"{START}-1", name="attic"))
+    pair.active.run()
+    pair.active.advance(2_900)
+    pair.active.publish(*presence("starting", session=f"{START}-2", name="attic"))
+    pair.active.run()
+    pair.active.advance(1_500)
+    assert not client.of(Acknowledged)
+    pair.active.advance(1_000)
+    assert client.of(Acknowledged)
+
+
+def test_what_a_standby_takes_over_without_was_not_acknowledged() -> None:
+    """It hears nothing, so it begins new links that get through; then it rules with what it has."""
+    pair = Pair(active={"synchronous": True}).begin()
+    pair.up = False
+    client = pair.active.client()
+    client.submit(1)
+    while not pair.standby.taken:
+        pair.advance(20)
+    assert pages(pair) == []
+    assert not client.of(Acknowledged)
+
+
+def test_one_that_has_heard_that_it_needs_a_new_copy_holds_nothing_up() -> None:
+    pair = Pair(active={"synchronous": True}).begin()
+    pair.down = False
+    client = pair.active.client()
+    client.submit(1)
+    link = pair.standby.core.following.link
+    assert link is not None
+    number = link.number + 1 << 32
+
+    def say(message: Linked, n: int, seen: int) -> None:
+        payload = encode(
+            message,
+            session=link.session,
+            controller=link.controller,
+            n=number + n if n else 0,
+            seen=number + seen,
+        )
+        pair.active.publish(TOPICS.replica("attic"), payload)
+        pair.active.run()
+        pair.active.advance(50)
+
+    say(Join(schema=SCHEMA_VERSION, beat_ms=100), 1, 0)
+    assert not client.of(Acknowledged)
+    say(Beat(), 0, 1)
+    assert client.of(Acknowledged)
+    assert any("on this controller's disk alone" in note for note in pair.active.notes)
 
 
 # -- taking over ----------------------------------------------------------------------------------

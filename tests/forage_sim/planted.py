@@ -37,6 +37,14 @@ PAIR_MUTANTS = (
         world="pair",
     ),
     Mutant(
+        name="what a standby that is gone lacks goes on at once",
+        file=CONTROLLER + "replicas.py",
+        old="            self._hold(one, one.position, why)",
+        new="            pass",
+        oracles=("AtMostOnce", "OneRightOutcome"),
+        world="pair",
+    ),
+    Mutant(
         name="a take-over goes on under the epoch of before",
         file=CONTROLLER + "controller.py",
         old="self.epoch = max(self.epoch, self._epoch_seen) + 1",

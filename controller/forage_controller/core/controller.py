@@ -445,7 +445,9 @@ class ControllerCore:
         if not self._epoch_pending:
             self._doubt = f"epoch {self.epoch} is refused: {holder} holds {bound}"
 
-    def _on_controller(self, name: str, presence: ControllerPresence, retain: bool) -> None:
+    def _on_controller(
+        self, name: str, presence: ControllerPresence, retain: bool, now_ms: int
+    ) -> None:
         self._epoch_seen = max(self._epoch_seen, presence.epoch)
         if start_of(presence.session) == self._start:
             # The broker found out only now that an earlier connection of ours was broken.
@@ -463,6 +465,8 @@ class ControllerCore:
             return
         if presence.state in ("lost", "offline"):
             self.replicas.gone(name, presence.session)
+        elif presence.state == "starting":
+            self.replicas.starts(name, now_ms)
         if presence.state == "active":
             if not self._active:
                 self._give_way(
@@ -501,7 +505,7 @@ class ControllerCore:
         if parsed.branch == "controller-presence":
             presence = self._intake.controller_presence(parsed, event.payload)
             if presence is not None:
-                self._on_controller(parsed.controller, presence, event.retain)
+                self._on_controller(parsed.controller, presence, event.retain, now_ms)
             return
         if not self._active or not self._connected:
             self._early.keep(event)

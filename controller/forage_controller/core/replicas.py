@@ -6,6 +6,10 @@ A standby that joins is given a snapshot of the store as it was at one position 
 every group after it, each once it is committed here. It answers with the position up to which it
 has committed. One that cannot keep up, or falls silent, is let go: it joins again, and begins with
 a snapshot. Until it has its first copy on its disk it holds nothing up.
+
+One that had a complete copy and is gone may be taking over with it this very moment, whatever ended
+its link. So what is not on its disk is held back a while longer (`_Held`): until it has heard on a
+new link that its copy is old, or until it would rule.
 """
 
 from collections import deque
@@ -53,6 +57,10 @@ _GONE_MS_MIN = 2_000
 """... and no sooner than this."""
 _STALLED_MS = 10_000
 """So is one that speaks and commits nothing of what it lacks."""
+_CHANGE_MS = 1_000
+"""A standby that is let go may rule so much later: its turn, and the change of roles."""
+_STARTING_MS = 2_000
+"""One that says that it starts rules by then, or has found that we do."""
 _RETRY_MS = 30_000
 """When a snapshot failed, the next is tried after this."""
 
@@ -96,9 +104,23 @@ class _Standby:
     groups_bytes: int = 0
 
     @property
+    def has_heard(self) -> bool:
+        """Whether it has had anything on this link, and so knows that it needs a new copy."""
+        return self.link.is_heard
+
+    @property
     def gone_ms(self) -> int:
         """When it is let go, unless it speaks."""
         return self.heard_ms + max(_GONE_MS_MIN, _GONE_BEATS * self.beat_ms)
+
+
+@dataclass(slots=True)
+class _Held:
+    """A standby that had a complete copy, up to a position, and is gone."""
+
+    position: int
+    until_ms: int
+    why: str
 
 
 class Replicas:
@@ -114,6 +136,7 @@ class Replicas:
         self._standbys: dict[str, _Standby] = {}
         self._over: dict[str, tuple[str, int]] = {}
         """Those that were let go: (session, number) of the link that is over."""
+        self._held: dict[str, _Held] = {}
         self._uncommitted: deque[_Group] = deque()
         self._committed = 0
         self._requests = 0
@@ -123,9 +146,10 @@ class Replicas:
     # -- what is asked of it ----------------------------------------------------------------
 
     def floor(self) -> int | None:
-        """The position up to which every standby with a complete copy has committed; None: none
-        is there."""
+        """The position up to which every standby with a complete copy has committed, and every one
+        that may be taking over with it; None: there is none."""
         found = [one.position for one in self._standbys.values() if one.position is not None]
+        found += [one.position for one in self._held.values()]
         return min(found) if found else None
 
     def behind(self) -> dict[str, int]:
@@ -144,7 +168,7 @@ class Replicas:
 
     def next_wakeup_ms(self) -> int | None:
         """When `poll` has something to do without further events."""
-        dues: list[int] = []
+        dues = [held.until_ms for held in self._held.values()]
         for one in self._standbys.values():
             dues.append(one.gone_ms)
             if one.position is not None and one.position < self._committed:
@@ -173,7 +197,7 @@ class Replicas:
         self._session = ""
         self._over.clear()
         for one in list(self._standbys.values()):
-            self._drop(one)
+            self._drop(one, "our connection ended")
 
     def gone(self, name: str, session: str) -> None:
         """A controller's will or goodbye: it stands by no more."""
@@ -181,25 +205,46 @@ class Replicas:
         if one is not None and one.session == session:
             self._let_go(one, "its connection ended")
 
-    def _drop(self, one: _Standby) -> None:
+    def starts(self, name: str, now_ms: int) -> None:
+        """A controller says that it starts: one that stood by takes over."""
+        held = self._held.get(name)
+        if held is not None:
+            held.until_ms = max(held.until_ms, now_ms + _STARTING_MS)
+
+    def _drop(self, one: _Standby, why: str) -> None:
         one.link.closed = True
+        if one.position is not None:
+            self._hold(one, one.position, why)
         self._close_snapshot(one)
         del self._standbys[one.name]
         if not any(other.copies for other in self._standbys.values()):
             self._uncommitted.clear()
 
+    def _hold(self, one: _Standby, position: int, why: str) -> None:
+        held = self._held.get(one.name)
+        if held is not None:
+            position = min(position, held.position)
+        elif len(self._held) >= _STANDBYS_MAX:
+            del self._held[next(iter(self._held))]
+        self._held[one.name] = _Held(position, one.gone_ms + _CHANGE_MS, why)
+
+    def _free(self, name: str) -> None:
+        """A standby that was gone does not take over with what it had."""
+        held = self._held.pop(name)
+        if self.floor() is None:
+            self._effects.note(
+                "warning",
+                f"standby={name} no longer follows: {held.why}; what is acknowledged from now on is "
+                "on this controller's disk alone, until one follows again",
+            )
+
     def _let_go(self, one: _Standby, why: str) -> None:
-        self._drop(one)
+        self._effects.note("warning", f"standby={one.name} is let go: {why}")
+        self._drop(one, why)
         if len(self._over) >= _STANDBYS_MAX:
             del self._over[next(iter(self._over))]
         self._over[one.name] = (one.session, one.link.number)
         self._knock(one.name)
-        if one.position is not None and self.floor() is None:
-            self._effects.note(
-                "warning",
-                f"standby={one.name} no longer follows: {why}; what is acknowledged from now on is "
-                "on this controller's disk alone, until one follows again",
-            )
 
     def _knock(self, name: str) -> None:
         """Name the next link to one that was let go: if it lives, it begins anew."""
@@ -231,6 +276,8 @@ class Replicas:
                     self._on_replicated(one, ready, now_ms)
                 case _:
                     self._effects.drop(f"standby/{name}", f"{type(ready).__name__} from a standby")
+        if name in self._held and one.has_heard:
+            self._free(name)
 
     def _standby_of(self, name: str, message: Linked, now_ms: int) -> _Standby | None:
         """Whose message it is; its link begins with the first message that names it."""
@@ -252,7 +299,7 @@ class Replicas:
             self._knock(name)
             return None
         if one is not None:
-            self._drop(one)
+            self._drop(one, "it began a new link")
         link = self._links.make(
             session=message.session,
             controller=self._session,
@@ -373,6 +420,9 @@ class Replicas:
                 one.moved_ms = now_ms
             elif now_ms >= one.moved_ms + _STALLED_MS:
                 self._let_go(one, f"it has committed nothing for {_STALLED_MS // 1_000} s")
+        for name, held in list(self._held.items()):
+            if now_ms >= held.until_ms:
+                self._free(name)
 
     def poll(self, now_ms: int) -> None:
         """Hand to each link what it has room for."""
