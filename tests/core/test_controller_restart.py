@@ -246,3 +246,19 @@ def test_two_attempts_of_a_call_are_known_as_such_after_a_restart() -> None:
     pi2.say("lost")
     assert desk.core.backlog.waiting == 0
     assert first.assignment in desk.core.assignments.open
+
+
+def test_a_client_that_has_not_come_is_told_again_that_we_rule_ever_more_seldom() -> None:
+    desk = Desk(recovered=_state(2)).begin()
+    assert desk.presence.count("active") == 1
+    for seconds, said in ((1, 2), (2, 3), (4, 4), (8, 5), (16, 6), (32, 7), (64, 8), (600, 8)):
+        desk.advance(seconds * 1_000)
+        assert desk.presence.count("active") == said, seconds
+
+
+def test_clients_that_have_come_are_not_told_again_that_we_rule() -> None:
+    desk = Desk(recovered=_state(2)).begin()
+    desk.client().hello()
+    desk.run()
+    desk.advance(600_000)
+    assert desk.presence.count("active") == 1

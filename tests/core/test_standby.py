@@ -10,6 +10,7 @@ from forage_controller.core.operations import SaveOutcomes, SavePage
 from forage_wire.codec import encode, encode_json
 from forage_wire.io import BatchEnded
 from forage_wire.messages import (
+    Acknowledge,
     Acknowledged,
     AssignmentRefused,
     Beat,
@@ -181,6 +182,25 @@ def test_what_may_run_once_is_assigned_only_when_the_standby_has_it() -> None:
     pair.standby.commits = True
     pair.run()
     assert len(pi.assignments) == 1
+
+
+@pytest.mark.parametrize("at_most_once", [False, True])
+def test_what_may_run_once_is_forgotten_by_its_device_only_when_the_standby_has_it(
+    at_most_once: bool,
+) -> None:
+    pair = Pair().begin()
+    pi = pair.active.device("pi1")
+    pair.run()
+    client = pair.active.client()
+    client.submit(1, at_most_once=at_most_once)
+    pair.run()
+    pair.standby.commits = False
+    pi.finish(pi.assignments[0])
+    pair.run()
+    assert bool(pi.of(Acknowledge)) is not at_most_once
+    pair.standby.commits = True
+    pair.run()
+    assert pi.of(Acknowledge)
 
 
 def test_by_default_acknowledgements_do_not_wait_for_it_and_synchronous_ones_do() -> None:

@@ -449,12 +449,12 @@ class Disk:
         for save in self._group:
             for operation in save.operations:
                 self.state.apply(operation)
-        number = self._group[-1].number
+            self._committed = save.number
+            # Of several that were committed together, a copy may hold the first ones.
+            self._note_state()
         self.commits += 1
-        self._committed = number
         self._group = []
-        self._note_state()
-        return number
+        return self._committed
 
     def _make_copy(self) -> None:
         """The snapshot, once it holds all that was handed over before it was asked for."""

@@ -116,8 +116,7 @@ class Assignments:
         wire = _wire(opened, calls, beat_ms, checkpoint)
         if checkpoint is not None and opened.attempt is not None:
             opened.attempt.resumed = checkpoint
-        header = pending.page.header
-        if header.options.at_most_once or header.settle == "controller":
+        if pending.page.runs_once:
             # On every disk from which somebody may rule: another would run it a second time.
             self._effects.after_commit(
                 lambda _at_ms: self._make_ready(opened, wire), urgent=True, everywhere=True

@@ -52,6 +52,7 @@ from forage_controller.core.replicas import Replicas
 from forage_controller.core.running import RunningTime
 from forage_controller.core.sessions import start_of
 from forage_controller.core.settlement import Settlement
+from forage_controller.core.shown import Shown
 from forage_controller.core.siblings import Siblings
 from forage_controller.core.starvation import Starvation
 from forage_controller.core.state import Device
@@ -73,8 +74,6 @@ from forage_wire.topics import Topics
 __all__ = ["ControllerCore"]
 
 _EXPIRE_EVERY_MS = 60_000
-_SHOW_EVERY_MS = 1_000
-_RIVAL_EVERY_MS = 5_000
 
 
 class ControllerCore:
@@ -123,11 +122,7 @@ class ControllerCore:
         self._exiting = False
         self._wanted_ms: int | None = None
         self._expire_ms: int | None = None
-        self._shown_ms = 0
-        self._show_again = False
-        """Whether somebody may not know that we are active."""
-        self._rivals: dict[str, None] = {}
-        """Other controllers whose last word is that they are active: they are told again."""
+        self._shown = Shown()
 
         self.effects = effects = Effects(synchronous=config.synchronous)
         self._links = Links(effects)
@@ -338,8 +333,7 @@ class ControllerCore:
                 self.siblings.looks[0][0] if self.siblings.looks else None,
                 self._unheard_until_ms,
                 self._expire_ms,
-                self._shown_ms + _SHOW_EVERY_MS if self._show_again else None,
-                self._shown_ms + _RIVAL_EVERY_MS if self._rivals else None,
+                self._shown.next_wakeup_ms(),
             ]
         known = [due for due in dues if due is not None]
         self._wanted_ms = min(known) if known else None
@@ -420,6 +414,7 @@ class ControllerCore:
 
     def _rule(self, now_ms: int) -> None:
         self.effects.command(self._presence("active", self._session))
+        self._shown.rules_from(now_ms)
         self.clients.connected(self._session, self.epoch)
         self.fleet.connected(self._session, self.epoch, now_ms)
         self.replicas.connected(self._session, self.epoch)
@@ -451,14 +446,13 @@ class ControllerCore:
         self._epoch_seen = max(self._epoch_seen, presence.epoch)
         if start_of(presence.session) == self._start:
             # The broker found out only now that an earlier connection of ours was broken.
-            self._show_again |= presence.state in ("lost", "offline") and not self._exiting
+            if presence.state in ("lost", "offline") and not self._exiting:
+                self._shown.again()
             return
         if self._exiting:
             return
         other = f"controller {name} (session {presence.session})"
-        self._rivals.pop(name, None)
-        if presence.state == "active":
-            self._rivals[name] = None
+        self._shown.heard(name, presence.state)
         if retain:
             if self._active and presence.state == "active" and presence.epoch > self.epoch:
                 self._doubt = f"{other} was active with epoch {presence.epoch} above {self.epoch}"
@@ -551,13 +545,11 @@ class ControllerCore:
             self.ledger.expire(now_ms)
             self.clients.expire(now_ms)
             self.fleet.expire(now_ms)
-        # Our word of being active was lost on the way to a client: nothing else leads it here.
-        self._show_again |= self.clients.stranger
-        self.clients.stranger = False
-        self._show_again |= bool(self._rivals) and now_ms >= self._shown_ms + _RIVAL_EVERY_MS
-        if self._show_again and now_ms >= self._shown_ms + _SHOW_EVERY_MS:
-            self._shown_ms = now_ms
-            self._show_again = False
+        if self.clients.stranger:
+            # Our word of being active was lost on the way to a client: nothing else leads it here.
+            self.clients.stranger = False
+            self._shown.again()
+        if self._shown.is_due(self.clients.clients.values(), now_ms):
             self.effects.command(self._presence("active", self._session))
         self._hand_on_code()
         for device in self.settlement.take_left():

@@ -241,7 +241,7 @@ class Ledger:
         for low, high in message.collected:
             # Before they are queued: nobody is to run them.
             task.done.add(max(low, page.first), min(high, page.end))
-        waits = header.options.at_most_once or header.settle == "controller"
+        waits = page.runs_once
         if not waits:
             self.queue(task, page, now_ms)
         self._effects.after_commit(

@@ -165,8 +165,7 @@ class Reconciler:
             and number not in self._assignments.open
             and not self._open_elsewhere(page, low, high)
         )
-        waits = task.settle == "controller" or page.header.options.at_most_once
-        if free and not waits:
+        if free and not page.runs_once:
             self._adopt(device, task, page, row, now_ms)
         elif device.link is not None:
             # What runs may run on, unless only an open assignment's outcome counts, or nobody's.

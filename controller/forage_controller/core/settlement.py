@@ -75,7 +75,7 @@ class Settlement:
             if outcomes.task not in self._ledger.released:
                 return False
             # Only when that is saved: until then a crash would bring the task back.
-            self._acknowledge_once_committed(device, outcomes)
+            self._acknowledge_once_committed(device, outcomes, everywhere=True)
             return True
         if not slice_tag_valid(
             outcomes.tag,
@@ -117,7 +117,10 @@ class Settlement:
                 self._later.add(pending, now_ms + wait_ms)
             else:
                 self._backlog.add(pending, now_ms)
-        self._acknowledge_once_committed(device, outcomes)
+        page = task.page_of(outcomes.low)
+        self._acknowledge_once_committed(
+            device, outcomes, everywhere=page is not None and page.runs_once
+        )
         self._ledger.release_if_over(task, now_ms)
         return True
 
@@ -319,7 +322,17 @@ class Settlement:
             self._ledger.to_clients.append((client, to_others))
         self._ledger.tell_settled(task, now_ms)
 
-    def _acknowledge_once_committed(self, device: Device, outcomes: OutcomeSet) -> None:
+    def _acknowledge_once_committed(
+        self, device: Device, outcomes: OutcomeSet, *, everywhere: bool
+    ) -> None:
+        """Let a device forget outcomes.
+
+        Args:
+            device: Who sent them.
+            outcomes: Which.
+            everywhere: Only when every standby has them. One that took over without would find a
+                call open that its device does not have, and take it for one that never arrived.
+        """
         assignment, ranges, size = outcomes.assignment, outcomes.ranges, len(outcomes.data)
         device.uncommitted += 1
         capabilities = device.capabilities
@@ -338,7 +351,7 @@ class Settlement:
             # A microcontroller has room for the next call only now.
             self._assignments.touched[device.name] = device
 
-        self._effects.after_commit(acknowledge, urgent=is_mcu)
+        self._effects.after_commit(acknowledge, urgent=is_mcu, everywhere=everywhere)
 
     def acknowledge_now(self, now_ms: int) -> None:
         """A device has no room: it may be waiting for what is to be told."""

@@ -156,6 +156,11 @@ class Page:
     near: dict[int, dict[int, "Open"]] = field(default_factory=dict)
     """... and the same by blocks of calls: of thousands of slices, few hold a certain call."""
 
+    @property
+    def runs_once(self) -> bool:
+        """Whether a second run of its calls must not begin before the first one is accounted for."""
+        return self.header.options.at_most_once or self.header.settle == "controller"
+
     def hold(self, opened: "Open") -> None:
         """Calls of it are assigned."""
         self.open[opened.number] = opened

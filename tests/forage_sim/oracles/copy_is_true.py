@@ -17,7 +17,9 @@ __all__ = ["CopyIsTrue"]
 class CopyIsTrue(Oracle):
     """Compares the disk of whoever says `replicated` with all states of the other's."""
 
-    statement = "a standby whose copy is whole holds what the active controller's disk held at once"
+    statement = (
+        "a standby whose copy is whole holds what the active controller's disk held, group by group"
+    )
 
     def published(self, process: "Process", publish: Publish, topic: ParsedTopic) -> None:
         if topic.branch != "replica":
