@@ -18,7 +18,7 @@ from chaos.pair import TakeOver
 from chaos.plan import BY_PROXY, Plan
 from chaos.policies import Exclusive, draw_work
 from chaos.work import Problem, Work
-from forage import Batch, NotConnected
+from forage import Batch, Client, NotConnected
 
 __all__ = ["Round", "play"]
 
@@ -222,7 +222,7 @@ class _Left:
         leaver.end()
         for task in sorted(leaver.acknowledged):
             try:
-                self._batches.append(ground.clients[1].attach(task))
+                self._batches.append(_attach(ground.clients[1], task))
             except Exception as error:
                 self._problems.append(_loss(task, error))
         gate.touch()
@@ -240,6 +240,17 @@ class _Left:
             else:
                 if found != expected:
                     yield Problem("stale", f"{batch.id}: {found}")
+
+
+def _attach(client: Client, task: str) -> Batch[str]:
+    """A client with a connection that is dead, and does not know it, gives up before it finds out."""
+    limit_s = time.monotonic() + SETTLE_S
+    while True:
+        try:
+            return client.attach(task)
+        except NotConnected:
+            if time.monotonic() > limit_s:
+                raise
 
 
 def _loss(task: str, error: Exception) -> Problem:

@@ -21,6 +21,7 @@ from forage_sim.disk import StoredState
 from forage_wire.messages import (
     Answer,
     AssignmentRefused,
+    Beat,
     Checkpoint,
     Code,
     Outcomes,
@@ -165,6 +166,68 @@ def test_calls_behind_one_that_waits_for_a_device_go_on() -> None:
     submit(client, 1, replicas=2)
     did = work_off([a, b])
     assert sorted(len(runs) for runs in did.values()) == [2, 2]
+
+
+def task_of(assignment: Any) -> str:
+    task: str = cbor2.loads(assignment.header)["t"]
+    return task
+
+
+def test_runs_behind_one_whose_only_further_device_is_busy_go_on() -> None:
+    """Else a call that hangs there waits for a vote that waits behind what waits for that device."""
+    desk = Desk().begin()
+    a, b, c = (desk.device(name) for name in ("a", "b", "c"))
+    client = desk.client()
+    submit(client, 200)
+    for _ in range(400):
+        for device in (a, b):
+            given, device.assignments = device.assignments, []
+            for assignment in given:
+                finish(device, assignment, run_us=50_000 * (assignment.high - assignment.low))
+        desk.advance(20)
+    assert len(runs_of(c)) < 200, "some wait for it"
+    for device in (a, b):
+        device.say("draining")
+    hangs = submit(client, 1)
+    while hangs not in [task_of(each) for each in c.assignments]:
+        finish(c, c.assignments.pop(0), run_us=50_000)
+        desk.advance(20)
+    for device in (a, b):
+        device.say("online")
+    desk.advance(100)
+    assert [task_of(each) for each in a.assignments] == [hangs]
+    assert [task_of(each) for each in b.assignments] == [hangs]
+    done = 0
+    while c.assignments:
+        done += len(runs_of(c))
+        given, c.assignments = c.assignments, []
+        for assignment in given:
+            finish(c, assignment)
+        desk.advance(20)
+    assert not desk.core.backlog.waiting
+
+
+def test_a_run_whose_only_further_device_is_busy_waits_for_as_long_as_that_is_there() -> None:
+    desk = Desk().begin()
+    a, b, c = (desk.device(name) for name in ("a", "b", "c"))
+    client = desk.client()
+    submit(client, 200, wait_ms=2_000)
+    for _ in range(400):
+        for device in (a, b):
+            given, device.assignments = device.assignments, []
+            for assignment in given:
+                finish(device, assignment, run_us=50_000 * (assignment.high - assignment.low))
+        c.send(Beat())
+        desk.advance(50)
+    open_runs = 200 - len(runs_of(c))
+    assert open_runs
+    assert not made_outcomes(client)
+    c.say("draining")
+    for _ in range(20):
+        c.send(Beat())
+        desk.advance(250)
+    ended = sum(high - low for each in made_outcomes(client) for low, high in each.ranges)
+    assert ended == open_runs
 
 
 def test_a_replica_without_a_device_ends_with_the_reason_when_its_time_is_up() -> None:

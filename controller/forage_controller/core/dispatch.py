@@ -112,6 +112,7 @@ class Dispatcher:
         self._index.changed(device)
         self._index.forget(device)
         self._stealing.forget(device)
+        self._siblings.forget(device)
 
     def next_wakeup_ms(self) -> int | None:
         """When `schedule` has something to do without an event."""
@@ -177,10 +178,11 @@ class Dispatcher:
                 return room
         return FULL
 
-    def _look_at_room(self, device: Device, now_ms: int) -> None:
+    def _look_at_room(self, device: Device, now_ms: int) -> int:
         room = self._room(device, now_ms)
         self._index.set_room(device, room)
         self._stealing.room_changed(device, room == FREE, now_ms)
+        return room
 
     def _look_around(self, now_ms: int) -> None:
         """Take in what has changed since the last time."""
@@ -206,7 +208,8 @@ class Dispatcher:
             )
         touched, self._assignments.touched = self._assignments.touched, {}
         for device in touched.values():
-            self._look_at_room(device, now_ms)
+            if self._look_at_room(device, now_ms) != FULL:
+                self._siblings.has_room(device, now_ms)
 
     def _feed_or_starve(self, requirement: Requirement, now_ms: int) -> None:
         if self._index[requirement].devices:
@@ -340,9 +343,11 @@ class Dispatcher:
         if pending.task.replicas > 1:
             barred = self._siblings.holders(pending.task, pending.page, pending.low)
         device = self._best(pending, len(first), devices, barred, now_ms)
-        if device is None and barred and self._bars_all(pending, len(first), entry, barred):
-            self._siblings.set_aside(queue, pending, now_ms)
-            return True
+        if device is None and barred:
+            busy = self._not_barred(pending, len(first), entry, barred)
+            if not busy or any(name in barred for name in islice(devices, _CANDIDATES)):
+                self._siblings.set_aside(queue, pending, busy, now_ms)
+                return True
         if device is None:
             return self._fits_nowhere(queue, pending, len(first), entry, now_ms)
         if not self._hand_code(queue, pending, device):
@@ -380,14 +385,16 @@ class Dispatcher:
             self._codes.hand_to(device, code)
         return True
 
-    def _bars_all(
+    def _not_barred(
         self, pending: Pending, call_bytes: int, entry: Eligible, barred: dict[str, None]
-    ) -> bool:
-        """Whether no eligible device could ever take a call, as all have another replica of it."""
-        return all(
-            name in barred or self._why_unfit(device, pending, call_bytes, 0)
+    ) -> list[str]:
+        """The first eligible devices that may take a call when they have room for it."""
+        found = (
+            name
             for name, device in entry.devices.items()
+            if name not in barred and not self._why_unfit(device, pending, call_bytes, 0)
         )
+        return list(islice(found, _CANDIDATES))
 
     def _best(
         self,

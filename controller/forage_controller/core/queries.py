@@ -137,10 +137,14 @@ class Queries:
         if not states:
             return "queued", "its page has not arrived", ""
         have = sum(state in ("settled", "collected") for state, _why, _device in states)
-        state, why, device = min(states, key=lambda each: _FURTHEST.index(each[0]))
+        states.sort(key=lambda each: _FURTHEST.index(each[0]))
+        state, _why, device = states[0]
+        open_ones = [
+            f"one is {state}: {why}" for state, why, _device in states[: len(states) - have]
+        ]
         return (
             state,
-            f"{have} of {task.replicas} replicas have ended; one is {state}: {why}",
+            "; ".join([f"{have} of {task.replicas} replicas have ended", *open_ones]),
             device,
         )
 
@@ -163,8 +167,10 @@ class Queries:
         page = task.page_of(index)
         if page is None:
             return "its page has not arrived"
-        if index in task.aside:
-            return "each eligible device has another replica of this call"
+        aside = task.aside.get(index)
+        if aside is not None:
+            which = "eligible device with room" if aside.is_busy else "eligible device"
+            return f"each {which} has another replica of this call"
         reasons = [why_not(device, page.header) for device in self._fleet.devices.values()]
         if not reasons:
             return "there is no device"

@@ -2,9 +2,11 @@
 
 A device has a run's sibling while it holds it, and after that if the outcome came from there. Only
 an open assignment settles such a task (`settle=controller`), so what holds when a run is assigned
-holds for ever: no two outcomes of one call are of one device. A run that every eligible device
-bars is set aside, out of the queue, so that others go on behind it; it comes back when a device
-comes, or one gives a sibling back, and ends as `no-device` when its `wait_ms` is over.
+holds for ever: no two outcomes of one call are of one device. A run that every eligible device with room
+bars is set aside, out of the queue, so that others go on behind it: else a call that hangs on a
+device would wait for the vote of one that waits behind what waits for that very device. It comes
+back when a device comes, or gets room, or one gives a sibling back, and ends as `no-device` when
+there has been no other device for its `wait_ms`.
 
 Values are not compared here: the controller reads none (see `forage.voting`).
 """
@@ -24,6 +26,10 @@ from forage_wire.system_errors import NO_DEVICE
 __all__ = ["HAS_ANOTHER", "Aside", "Siblings"]
 
 HAS_ANOTHER = "it has another replica of this call"
+_DEVICES_AWAITED = 16
+"""Busy devices that a run waits for at most: the first of them that gets room takes it."""
+_BACK_AT_ONCE = 32
+"""Runs that come back at once when a device gets room."""
 _DEVICES_NAMED = 16
 _PURGE_FROM = 1_024
 """Runs set aside from which on those that have ended meanwhile are looked for."""
@@ -39,6 +45,8 @@ class Aside:
     counters: Counters
     announce: bool
     since_ms: int
+    is_busy: bool
+    """Whether there is such a device, and it has no room."""
 
     @property
     def waits(self) -> bool:
@@ -61,6 +69,7 @@ class Siblings:
 
     __slots__ = (
         "_assignments",
+        "_awaiting",
         "_backlog",
         "_count",
         "_devices",
@@ -83,6 +92,8 @@ class Siblings:
         self._devices = devices
         self.looks: list[tuple[int, int, Aside]] = []
         """A heap of what is set aside, by when its time may be up: (milliseconds, count, run)."""
+        self._awaiting: dict[str, dict[Aside, None]] = {}
+        """Device -> runs that are set aside until it has room."""
         self._count = 0
         self._purge_at = _PURGE_FROM
         self._listening_since_ms = 0
@@ -118,8 +129,18 @@ class Siblings:
 
     # -- what nobody may --------------------------------------------------------------------
 
-    def set_aside(self, queue: CallQueue, pending: Pending, now_ms: int) -> None:
-        """Every eligible device bars the next run of a queue: the others go on without it."""
+    def set_aside(
+        self, queue: CallQueue, pending: Pending, busy: Iterable[str], now_ms: int
+    ) -> None:
+        """Every device with room bars the next run of a queue: the others go on without it.
+
+        Args:
+            queue: Whose first run it is.
+            pending: The run, and what is behind it.
+            busy: Devices that may take it, and have no room.
+            now_ms: The time.
+        """
+        awaited = tuple(islice(busy, _DEVICES_AWAITED))
         aside = Aside(
             task=pending.task,
             page=pending.page,
@@ -127,9 +148,16 @@ class Siblings:
             counters=pending.counters,
             announce=pending.announce,
             since_ms=now_ms,
+            is_busy=bool(awaited),
         )
         self._backlog.taken(queue, 1)
         aside.task.aside[aside.index] = aside
+        for name in awaited:
+            awaiting = self._awaiting.setdefault(name, {})
+            if len(awaiting) >= _PURGE_FROM and len(awaiting).bit_count() == 1:
+                # At every doubling, so that this costs each of them little.
+                awaiting = self._awaiting[name] = {each: None for each in awaiting if each.waits}
+            awaiting[aside] = None
         if len(self.looks) >= self._purge_at:
             self.looks = [look for look in self.looks if look[2].waits]
             heapq.heapify(self.looks)
@@ -162,6 +190,28 @@ class Siblings:
                     refused[key] = why_not(device, aside.page.header)
                 if not refused[key]:
                     self._offer(aside, device, now_ms)
+
+    def has_room(self, device: Device, now_ms: int) -> None:
+        """A device has room (again): what waits for that comes back, first what waits longest."""
+        awaiting = self._awaiting.get(device.name)
+        if not awaiting:
+            return
+        back: list[Aside] = []
+        for aside in list(islice(awaiting, 4 * _BACK_AT_ONCE)):
+            if len(back) >= _BACK_AT_ONCE:
+                break
+            del awaiting[aside]
+            if aside.waits:
+                back.append(aside)
+        if not awaiting:
+            del self._awaiting[device.name]
+        # Each goes to the front.
+        for aside in reversed(back):
+            self._offer(aside, device, now_ms)
+
+    def forget(self, device: Device) -> None:
+        """A device is not known any more."""
+        self._awaiting.pop(device.name, None)
 
     def _offer(self, aside: Aside, device: Device, now_ms: int) -> None:
         """Let a run wait for its turn again if this device may take it."""
@@ -199,8 +249,20 @@ class Siblings:
             if max(aside.since_ms, self._listening_since_ms) + wait_ms > now_ms:
                 self._look_later(aside)
                 continue
+            device = self._further(aside)
+            if device is not None:
+                self._offer(aside, device, now_ms)
+                continue
             del aside.task.aside[aside.index]
             self._end(aside, wait_ms, now_ms)
+
+    def _further(self, aside: Aside) -> Device | None:
+        """A device for it, with room or without."""
+        holders = self.holders(aside.task, aside.page, aside.index)
+        for name, device in self._devices.items():
+            if name not in holders and not why_not(device, aside.page.header):
+                return device
+        return None
 
     def _end(self, aside: Aside, wait_ms: int, now_ms: int) -> None:
         header = aside.page.header
