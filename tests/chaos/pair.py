@@ -224,5 +224,7 @@ class Log:
         return "no longer follows: " in self.text()
 
     def says_that_it_gave_way(self) -> bool:
-        """Whether it said that another rules in its place."""
-        return any(word in self.text() for word in ("fenced: ", "is active on this broker"))
+        """Whether it said that another rules in its place, or may: one that has died since is asked
+        for in vain, and then it rules again."""
+        words = ("fenced: ", "is active on this broker", "asking whether another controller rules")
+        return any(word in self.text() for word in words)

@@ -119,9 +119,13 @@ class Zygote:
                 kill_tree(pid)
 
     def _on_message(self) -> bool:
-        message, descriptors, _flags, _address = socket.recv_fds(
-            self._agent, _MESSAGE_BYTES_MAX, WORKER_DESCRIPTORS
-        )
+        try:
+            message, descriptors, _flags, _address = socket.recv_fds(
+                self._agent, _MESSAGE_BYTES_MAX, WORKER_DESCRIPTORS
+            )
+        except ConnectionResetError:
+            # The agent was killed before it read what we had to say.
+            return False
         if not message:
             return False
         order = cbor2.loads(message)
