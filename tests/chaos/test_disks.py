@@ -61,6 +61,25 @@ class Disk:
         finally:
             os.close(handle)
 
+    def remount(self) -> None:
+        """As after a restart of the machine.
+
+        A mount namespace that another test has just made may hold the dead file system a little
+        longer; what is mounted meanwhile is that one again.
+        """
+        deadline_s = time.monotonic() + LIMIT_S
+        while True:
+            self.unmount()
+            self.mount()
+            try:
+                os.close(os.open(self.mount_point, os.O_RDWR | os.O_TMPFILE))
+            except OSError:
+                if time.monotonic() > deadline_s:
+                    raise
+                time.sleep(0.05)
+            else:
+                return
+
     def unmount(self) -> None:
         deadline_s = time.monotonic() + LIMIT_S
         while run("umount", str(self.mount_point)).returncode:
@@ -128,8 +147,7 @@ def cut_power(ground: Ground, disk: Disk, leaver: Leaver) -> None:
     disk.cut_power()
     leaver.end()
     ground.cluster.controller.kill()
-    disk.unmount()
-    disk.mount()
+    disk.remount()
     ground.cluster.controller.start()
 
 

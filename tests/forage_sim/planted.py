@@ -188,7 +188,6 @@ CONTROLLER_MUTANTS = (
         old="if kept is not None and task.replicas > 1 and kept.device != device.name:",
         new="if False:",
         oracles=("OwnCheckpoint",),
-        quick=True,
     ),
     Mutant(
         name="a state is kept for the first call of its assignment",
