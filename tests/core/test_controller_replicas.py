@@ -197,9 +197,7 @@ def test_runs_behind_one_whose_only_further_device_is_busy_go_on() -> None:
     desk.advance(100)
     assert [task_of(each) for each in a.assignments] == [hangs]
     assert [task_of(each) for each in b.assignments] == [hangs]
-    done = 0
     while c.assignments:
-        done += len(runs_of(c))
         given, c.assignments = c.assignments, []
         for assignment in given:
             finish(c, assignment)
