@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from forage_agent.config import ConfigError, default_toml, load_config, parser, print_config
+from forage_agent.shell.zygote_process import start_zygote, workers_environment
 from forage_wire.shell.logs import start_logging
 
 __all__ = ["main"]
@@ -37,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"{print_config(config)}\n")
         return 0
     start_logging(config.log_level)
-    # Not before the configuration is known to be usable: a wrong flag answers at once.
+    # Neither before the configuration is known to be usable: a wrong flag answers at once.
+    zygote = start_zygote(workers_environment(dict(os.environ)))
     from forage_agent.shell.agent import Agent
 
     def ready() -> None:
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError:
             pass  # Nobody listens any more.
 
-    return Agent(config, ready).run()
+    return Agent(config, ready, zygote).run()
 
 
 def _write_default(path: str) -> int:

@@ -20,6 +20,7 @@ from forage_agent.core.events import (
     WorkerOutcomes,
     WorkerReturned,
 )
+from forage_agent.shell.zygote_process import start_zygote, workers_environment
 from forage_wire.limits import CALL_BYTES_MAX
 from forage_wire.values import rebuild_error
 from shell.worker_harness import LIMIT_S, WorkerHarness
@@ -491,6 +492,18 @@ def test_workers_draw_different_random_numbers(bench: WorkerHarness) -> None:
     bench.start(0)
     bench.start(1)
     assert bench.run(draw, slot=0).value != bench.run(draw, slot=1).value
+
+
+def test_a_zygote_that_was_started_ahead_is_the_one_that_workers_come_from() -> None:
+    ahead = start_zygote(workers_environment(dict(os.environ)))
+    assert ahead is not None
+    harness = WorkerHarness(zygote=ahead)
+    try:
+        parent = Path(f"/proc/{harness.start()}/stat").read_text().rpartition(")")[2].split()[1]
+        assert int(parent) == ahead.pid == harness.workers.zygote_pid
+    finally:
+        harness.close()
+    assert not is_alive(ahead.pid)
 
 
 def test_death_of_the_zygote_is_told_and_the_next_worker_gets_a_new_one(

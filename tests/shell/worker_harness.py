@@ -19,6 +19,7 @@ from forage_agent.core.events import (
     WorkerReady,
 )
 from forage_agent.shell.workers import Workers
+from forage_agent.shell.zygote_process import ZygoteProcess
 from forage_wire.codec import join_calls
 from forage_wire.shell.loop import Loop
 from forage_wire.values import Outcome, decode_outcome_item, encode_call, ship
@@ -33,11 +34,17 @@ _Event = TypeVar("_Event")
 class WorkerHarness:
     """Workers, their events in order, and the outcomes in them."""
 
-    def __init__(self, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, environment: dict[str, str] | None = None, zygote: ZygoteProcess | None = None
+    ) -> None:
         self.loop = Loop()
         self.events: list[Event] = []
         self.workers = Workers(
-            self.loop, self.events.append, lambda: time.monotonic_ns() // 1_000_000, environment
+            self.loop,
+            self.events.append,
+            lambda: time.monotonic_ns() // 1_000_000,
+            zygote,
+            environment,
         )
 
     def close(self) -> None:

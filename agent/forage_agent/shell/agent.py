@@ -42,6 +42,7 @@ from forage_agent.shell.host import (
     python_minor,
 )
 from forage_agent.shell.workers import Workers
+from forage_agent.shell.zygote_process import ZygoteProcess
 from forage_wire import io
 from forage_wire.limits import CALL_BYTES_MAX
 from forage_wire.messages import DeviceCapabilities
@@ -111,9 +112,12 @@ class Agent:
     Args:
         config: Everything that is configured.
         ready: Called once, when the device is online for the first time.
+        zygote: Where workers come from, when it was started ahead of the agent.
     """
 
-    def __init__(self, config: Config, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: Config, ready: Callable[[], None], zygote: ZygoteProcess | None = None
+    ) -> None:
         self._config = config
         self._ready = ready
         self._capabilities = capabilities_of(config)
@@ -129,7 +133,7 @@ class Agent:
         )
         self._events: list[Event] = []
         self._loop = Loop()
-        self._workers = Workers(self._loop, self._events.append, now_ms)
+        self._workers = Workers(self._loop, self._events.append, now_ms, zygote)
         self._connection = MqttConnection(
             config.broker,
             client_id=f"{config.name}-{os.urandom(8).hex()}",

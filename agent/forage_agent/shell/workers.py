@@ -10,7 +10,6 @@ import os
 import selectors
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +49,7 @@ from forage_agent.shell.frames import (
 )
 from forage_agent.shell.logs import LogReader
 from forage_agent.shell.shared_page import PAGE_BYTES, POSITION, read_progress
+from forage_agent.shell.zygote_process import ZygoteProcess, start_zygote, workers_environment
 from forage_wire.shell.loop import Loop
 
 __all__ = ["Workers"]
@@ -58,7 +58,6 @@ logger = logging.getLogger(__name__)
 
 _READ_WRITE = selectors.EVENT_READ | selectors.EVENT_WRITE
 _END_S_MAX = 5.0
-_SINGLE_THREADED = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class _Worker:
@@ -117,7 +116,9 @@ class Workers:
         loop: Where their sockets are watched.
         emit: Gets every event.
         now_ms: The agent's clock.
-        environment: What workers are to have in theirs; the agent's own where None.
+        zygote: One that was started already, in `environment`.
+        environment: What workers are to have in theirs; this process's own, less what is the
+            agent's own business, where None.
     """
 
     def __init__(
@@ -125,15 +126,20 @@ class Workers:
         loop: Loop,
         emit: Callable[[Event], None],
         now_ms: Callable[[], int],
+        zygote: ZygoteProcess | None = None,
         environment: dict[str, str] | None = None,
     ) -> None:
         self._loop = loop
         self._emit = emit
         self._now_ms = now_ms
-        self._environment = _environment(dict(os.environ if environment is None else environment))
+        self._environment = workers_environment(
+            dict(os.environ if environment is None else environment)
+        )
         self._zygote: socket.socket | None = None
         self.zygote_pid = 0
         """The process from which workers are forked; 0: there is none now."""
+        if zygote is not None:
+            self._use(zygote)
         self._workers: dict[int, _Worker] = {}
 
     # -- orders ---------------------------------------------------------------------------------
@@ -209,35 +215,14 @@ class Workers:
     # -- zygote ---------------------------------------------------------------------------------
 
     def _start_zygote(self) -> None:
-        """A new interpreter, so that nothing of the agent is in it."""
-        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        here.setblocking(False)
-        there.set_inheritable(True)
-        arguments = [
-            sys.executable,
-            # Users' modules must not be found in whatever folder the agent was started in.
-            "-P",
-            "-m",
-            "forage_agent.shell.zygote",
-            str(there.fileno()),
-            str(os.getpid()),
-        ]
-        try:
-            self.zygote_pid = os.posix_spawn(
-                sys.executable,
-                arguments,
-                self._environment,
-                setsigmask=(),
-                setsigdef=(signal.SIGINT, signal.SIGTERM, signal.SIGCHLD),
-            )
-        except OSError as error:
-            logger.error("no process for workers could be started: %s", error)
-            here.close()
-            return
-        finally:
-            there.close()
-        self._zygote = here
-        self._loop.register(here, self._on_zygote)
+        started = start_zygote(self._environment)
+        if started is not None:
+            self._use(started)
+
+    def _use(self, zygote: ZygoteProcess) -> None:
+        self._zygote = zygote.socket
+        self.zygote_pid = zygote.pid
+        self._loop.register(zygote.socket, self._on_zygote)
 
     def _tell_zygote(self, message: list[int], descriptors: list[int] | None = None) -> bool:
         if self._zygote is None:
@@ -377,17 +362,6 @@ class Workers:
                 self._loop.unregister(log.descriptor)
             worker.close()
         self._workers.clear()
-
-
-def _environment(environment: dict[str, str]) -> dict[str, str]:
-    """What workers have in their environment: nothing that is the agent's own business."""
-    for name in list(environment):
-        if name.startswith(("FORAGE_", "WATCHDOG_")) or name == "NOTIFY_SOCKET":
-            del environment[name]
-    for name in _SINGLE_THREADED:
-        # A call has one slot, which is one core; numpy alone would start a thread for each.
-        environment.setdefault(name, "1")
-    return environment
 
 
 def _event_of(slot: int, frame: Any) -> Event:
