@@ -410,6 +410,11 @@ class ClientInventory(Linked):
     acknowledged: Annotated[tuple[tuple[str, Ranges], ...], "a", fields.TASK_RANGES] = ()
     """Calls whose pages were acknowledged, so that the client has them no more, and that have no
     outcome: whoever does not know them either has lost them."""
+    others: Annotated[tuple[str, ...], "o", kinds.list_of(fields.TASK)] = ()
+    """Tasks that are open too and that nobody needs to know: their pages follow."""
+    whole: Annotated[bool, "w", kinds.boolean()] = False
+    """The last of an inventory's messages: of this client's tasks, those that none of them named
+    have ended for it, whoever has brought them back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,7 @@ from forage_wire.messages import (
     Hello,
     NeedCode,
     Query,
+    Released,
     Seen,
     Submit,
     Welcome,
@@ -122,7 +123,7 @@ def test_a_later_session_of_the_controller_is_answered_though_its_presence_was_l
     payload = encode(Welcome(minor=0), session=SESSION, controller=later, epoch=1, n=1)
     desk.tell(MessageReceived(topic=desk.link.topic, payload=payload))
     messages = desk.raw()
-    assert [type(message) for message in messages] == [Hello, Code, Submit]
+    assert [type(message) for message in messages] == [Hello, ClientInventory, Code, Submit]
     assert {message.controller for message in messages} == {later}
 
 
@@ -134,8 +135,8 @@ def test_a_controller_that_has_let_the_link_go_is_spoken_to_on_the_next_one() ->
     asked = desk.controller_link(CONTROLLER, number=1).unnumbered(Seen(gap=True), qos=1)
     desk.tell(MessageReceived(topic=asked.topic, payload=asked.payload))
     messages = desk.raw()
-    assert [type(message) for message in messages] == [Hello, Code, Submit]
-    assert [message.n >> 32 for message in messages] == [1, 1, 1]
+    assert [type(message) for message in messages] == [Hello, ClientInventory, Code, Submit]
+    assert [message.n >> 32 for message in messages] == [1] * 4
 
 
 def test_an_earlier_session_of_the_controller_is_not_answered() -> None:
@@ -162,10 +163,13 @@ def test_a_new_controller_session_gets_hello_inventory_and_unacknowledged_pages(
     desk.lose()
     desk.presence(OTHER, epoch=2)
     desk.link = desk.controller_link(OTHER, 1)
-    hello, inventory, code, submit = desk.read()
+    hello, others, inventory, code, submit = desk.read()
     assert type(hello) is Hello
     assert type(code) is Code
+    assert isinstance(others, ClientInventory)
     assert isinstance(inventory, ClientInventory)
+    assert (others.rows, others.others, others.whole) == ((), (task_id(2),), False)
+    assert inventory.whole
     # Of task 2 no page is acknowledged: the page itself tells all of it.
     assert inventory.rows == ((task_id(1), 3, ()),)
     [(header, page)] = pages_of([submit])
@@ -185,9 +189,32 @@ def test_a_new_connection_says_everything_again_to_whoever_is_there() -> None:
     desk.link = desk.controller_link(CONTROLLER)
     desk.connect(desk.session)
     messages = desk.raw()
-    assert [type(message) for message in messages] == [Hello, Code, Submit]
-    assert [message.controller for message in messages] == [""] * 3
-    assert [message.n for message in messages] == [1, 2, 3]
+    assert [type(message) for message in messages] == [Hello, ClientInventory, Code, Submit]
+    assert [message.controller for message in messages] == [""] * 4
+    assert [message.n for message in messages] == [1, 2, 3, 4]
+
+
+def test_a_client_whose_tasks_have_all_ended_says_so_to_the_next_controller() -> None:
+    desk = Desk()
+    desk.welcome()
+    desk.open_and_submit(1)
+    desk.read()
+    desk.acknowledge((task_id(1), 0))
+    desk.resolve(((0, 1),))
+    desk.answer(Released(tasks=(task_id(1),)))
+    desk.presence(OTHER, epoch=2)
+    desk.link = desk.controller_link(OTHER, 1)
+    _hello, inventory = desk.read()
+    assert isinstance(inventory, ClientInventory)
+    assert (inventory.rows, inventory.others, inventory.whole) == ((), (), True)
+
+
+def test_a_client_that_never_submitted_has_nothing_to_say_of_its_tasks() -> None:
+    desk = Desk()
+    desk.welcome()
+    desk.presence(OTHER, epoch=2)
+    desk.link = desk.controller_link(OTHER, 1)
+    assert [type(message) for message in desk.read()] == [Hello]
 
 
 def test_pages_submitted_without_a_connection_go_out_when_there_is_one() -> None:

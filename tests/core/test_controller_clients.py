@@ -1,11 +1,19 @@
 """The controller's core and clients that are said to be gone: some are not."""
 
 from core.desk import TOPICS, Desk, FakeClient
-from core.test_controller_restart import _state
+from core.test_controller_restart import _answer_loads, _state
 from forage_wire.codec import decode
 from forage_wire.limits import PACKET_BYTES_MIN
 from forage_wire.link import link_number
-from forage_wire.messages import Attach, ClientInventory, Fetch, Outcomes, Seen, Settled
+from forage_wire.messages import (
+    Attach,
+    CancelAssigned,
+    ClientInventory,
+    Fetch,
+    Outcomes,
+    Seen,
+    Settled,
+)
 
 
 def is_said_to_be_gone(desk: Desk, client: FakeClient) -> None:
@@ -113,6 +121,50 @@ def test_a_client_is_sent_no_more_than_any_takes_before_its_hello_was_read() -> 
     assert len(sizes) > 3
     assert max(sizes) <= PACKET_BYTES_MIN
     assert link.unseen == 2
+
+
+def test_what_a_whole_inventory_does_not_name_is_called_off_and_let_go() -> None:
+    """An old copy took over, and knows a task that its client has forgotten."""
+    desk = Desk(recovered=_state(2, settled=((0, 1),))).begin()
+    pi = desk.device("pi1")
+    client = desk.client()
+    client.hello()
+    desk.run()
+    _answer_loads(desk, 2)
+    [given] = pi.assignments
+    assert given.low == 1
+    assert client.link is not None
+    client.link.send(ClientInventory(rows=(), others=(f"{client.name}-7",)))
+    desk.run()
+    assert len(desk.core.ledger.tasks) == 1
+    client.link.send(ClientInventory(rows=(), whole=True))
+    desk.run()
+    [cancel] = pi.of(CancelAssigned)
+    assert (cancel.assignment, cancel.force) == (given.assignment, True)
+    pi.finish(given, errors=((1, "cancelled", True),))
+    desk.run()
+    assert not desk.core.ledger.tasks
+
+
+def test_what_an_inventory_names_is_kept() -> None:
+    desk = Desk(recovered=_state(2, settled=((0, 1),))).begin()
+    pi = desk.device("pi1")
+    client = desk.client()
+    client.hello()
+    desk.run()
+    _answer_loads(desk, 2)
+    [task] = desk.core.ledger.tasks
+    assert client.link is not None
+    # Each of its messages names some of them.
+    client.link.send(ClientInventory(rows=(), others=(task,)))
+    client.link.send(ClientInventory(rows=(), whole=True))
+    desk.run()
+    # What came before the last of one inventory says nothing in the next one.
+    assert list(desk.core.ledger.tasks) == [task]
+    assert not pi.of(CancelAssigned)
+    client.link.send(ClientInventory(rows=(), whole=True))
+    desk.run()
+    assert len(pi.of(CancelAssigned)) == 1
 
 
 def test_a_client_that_is_gone_and_has_nothing_here_is_forgotten() -> None:

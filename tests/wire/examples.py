@@ -159,7 +159,10 @@ FULL: dict[str, Linked] = {
     "collected": m.Collected(rows=_ROWS),
     "fetch": m.Fetch(rows=_ROWS),
     "client-inventory": m.ClientInventory(
-        rows=((TASK, 4_098, ((0, 4),)),), acknowledged=((TASK, ((4, 4_096),)),)
+        rows=((TASK, 4_098, ((0, 4),)),),
+        acknowledged=((TASK, ((4, 4_096),)),),
+        others=(TASK,),
+        whole=True,
     ),
     "attach": m.Attach(task=TASK),
     "query": m.Query(id=5, what="drain", name="pi-1", arguments={"on": "true"}),

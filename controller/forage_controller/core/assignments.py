@@ -345,9 +345,10 @@ class Assignments:
         for opened, calls in found.values():
             # Of two attempts on purpose, the one that is not needed is to make room.
             kill = force or opened.is_clone or opened.has_clone
-            told = opened.killed if kill else opened.called_off
-            for low, high in told:
-                calls.remove(low, high)
+            # What it is to kill it need not be told to skip.
+            for told in (opened.killed,) if kill else (opened.killed, opened.called_off):
+                for low, high in told:
+                    calls.remove(low, high)
             told.update(calls)
             _call_off(opened, calls, force=kill)
 

@@ -227,6 +227,7 @@ class Clients:
         self._detach(client)
         client.session = session
         client.link_number = number
+        client.named.clear()
         client.link = self._links.make(
             session=session,
             controller=self.session,
@@ -390,6 +391,20 @@ class Clients:
                     "before it was told of them, and the client has them no more; submit it again."
                 )
                 self._refuse(client, task_id, PageRefused("data-lost", text), now_ms)
+        self._end_what_is_not_named(client, inventory, now_ms)
+
+    def _end_what_is_not_named(
+        self, client: Client, inventory: ClientInventory, now_ms: int
+    ) -> None:
+        """What the client had collected before we took over with an older copy is nobody's."""
+        client.named.update(inventory.others)
+        client.named.update([row[0] for row in inventory.rows])
+        client.named.update([row[0] for row in inventory.acknowledged])
+        if not inventory.whole:
+            return
+        for task in [task for name, task in client.tasks.items() if name not in client.named]:
+            self._settlement.abandon(task, now_ms)
+        client.named.clear()
 
     def _collected_elsewhere(self, client: Client, task: Task, collected: Ranges) -> None:
         """What was collected for an owner who was thought gone: it is offered that again."""

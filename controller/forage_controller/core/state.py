@@ -118,6 +118,8 @@ class Client:
     """Task -> calls whose outcomes are to be read from the archive for it, a few at a time."""
     reading: int = 0
     """The request to the store that is under way for it; 0: none."""
+    named: set[str] = field(default_factory=set)
+    """The tasks in its inventory, as far as that has come on this link."""
     heard_ms: int = 0
     minor: int = 0
     told_minor: bool = False

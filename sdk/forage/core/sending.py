@@ -29,6 +29,7 @@ from forage_wire.messages import (
     Submit,
 )
 from forage_wire.ranges import Ranges
+from forage_wire.records import replace
 
 __all__ = ["Sending", "chunked"]
 
@@ -60,6 +61,8 @@ class Sending:
         self._unopened_count = 0
         self._codes_sent: dict[bytes, int] = {}
         self._next_token = 1
+        self._has_submitted = False
+        """Whether a controller may know of a task of ours."""
 
     # -- the link ---------------------------------------------------------------------------
 
@@ -184,6 +187,7 @@ class Sending:
         # A task of which no page is acknowledged is not the controller's yet: its pages follow,
         # with what has ended. Naming it here would only have it refused as unknown.
         known = [task for task in own if task.is_known]
+        messages = self._name_others(tasks) if self._has_submitted else []
         for name, ranges in chunked((task.task, task.resolved.freeze()) for task in known):
             rows.append((name, tasks[name].submitted, ranges))
         found = chunked((task.task, task.acknowledged_open()) for task in known)
@@ -191,13 +195,26 @@ class Sending:
         for part in _messages_of(rows):
             # Most clients' fit in one message.
             fits = _units(part) + _units(kept) <= _UNITS_PER_MESSAGE
-            self.send(ClientInventory(rows=part, acknowledged=tuple(kept) if fits else ()))
+            messages.append(ClientInventory(rows=part, acknowledged=tuple(kept) if fits else ()))
             kept = [] if fits else kept
-        for part in _messages_of(kept):
-            self.send(ClientInventory(rows=(), acknowledged=part))
+        messages += [ClientInventory(rows=(), acknowledged=part) for part in _messages_of(kept)]
+        if self._has_submitted:
+            # Also where nothing is open: an old copy may have brought back what has ended.
+            last = messages.pop() if messages else ClientInventory(rows=())
+            messages.append(replace(last, whole=True))
+        for message in messages:
+            self.send(message)
         for task in own:
             if task.forced:
                 self.cancel(task, task.forced.freeze(), True)
+
+    def _name_others(self, tasks: dict[str, TaskRecord]) -> list[ClientInventory]:
+        """All tasks that inventories tell nothing of but that they are open."""
+        names = [task.task for task in tasks.values() if task.attached or not task.is_known]
+        return [
+            ClientInventory(rows=(), others=tuple(names[at : at + _UNITS_PER_MESSAGE]))
+            for at in range(0, len(names), _UNITS_PER_MESSAGE)
+        ]
 
     def say_collected(self, rows: Iterable[tuple[str, Ranges]]) -> None:
         """These calls have ended."""
@@ -352,6 +369,7 @@ class Sending:
             tokens.append(page.token)
         if not pages:
             return False
+        self._has_submitted = True
         link.send(Submit(pages=tuple(pages)), tokens=tuple(tokens))
         return True
 
