@@ -9,9 +9,10 @@ for them, however that one ends:
 - Services ask the kernel to be killed when the keeper dies (PDEATHSIG). It has one thread, which
   lives as long as it does, and it may fork and prepare the child in Python for the same reason.
 - As a "subreaper" the keeper inherits whatever loses its parent: workers of a killed agent, and
-  what a user's function started and left, whatever session or group it has moved to. What it
-  inherits belongs to the service whose process it has just reaped. At the end it kills until it
-  has no children.
+  what a user's function started and left, whatever session or group it has moved to. Each service
+  has a mark in its environment, which what it starts inherits, so an orphan's service is known
+  also where two have died at once; what has lost the mark belongs to the service whose process was
+  just reaped. At the end it kills until it has no children.
 
 Only builtin and small modules are imported: a cluster's start waits for this process.
 
@@ -31,6 +32,7 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 EXIT_NOT_STARTED = 127
+MARK = "LOCAL_CLUSTER_SERVICE"
 READ_BYTES = 65_536
 
 libc = ctypes.CDLL(None)
@@ -39,8 +41,9 @@ libc = ctypes.CDLL(None)
 class Service:
     """One service: its process, which leads a group, and what descends from it."""
 
-    def __init__(self, name: str, pid: int, stdout: int) -> None:
+    def __init__(self, name: str, mark: str, pid: int, stdout: int) -> None:
         self.name = name
+        self.mark = mark.encode()
         self.pid = pid
         self.stdout = stdout
         self.text = b""
@@ -55,6 +58,7 @@ class Keeper:
 
     def __init__(self, parent: int) -> None:
         self.services: dict[str, Service] = {}
+        self.started = 0
         self.orders = b""
         self.is_over = False
         self.poll = select.poll()
@@ -152,7 +156,12 @@ class Keeper:
         name = order["name"]
         log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         reader, writer = os.pipe()
+        # What a service left may hold the other end for longer than anybody waits.
+        os.set_blocking(reader, False)
         keeper = os.getpid()
+        self.started += 1
+        mark = f"{keeper}-{self.started}"
+        order["environment"][MARK] = mark
         pid = os.fork()
         if pid == 0:
             _become(order, keeper, writer, log)
@@ -162,7 +171,7 @@ class Keeper:
             pass  # The child was quicker and is already another program.
         os.close(writer)
         os.close(log)
-        self.services[name] = Service(name, pid, reader)
+        self.services[name] = Service(name, mark, pid, reader)
         self.poll.register(reader, select.POLLIN)
         self._report(report="started", name=name, pid=pid)
 
@@ -170,7 +179,12 @@ class Keeper:
 
     def _read_stdout(self, fd: int) -> None:
         service = next(item for item in self.services.values() if item.stdout == fd)
-        received = os.read(fd, READ_BYTES)
+        try:
+            received = os.read(fd, READ_BYTES)
+        except BlockingIOError:
+            received = (
+                b""  # All its processes are gone: another's holds the pipe, and says nothing.
+            )
         *lines, service.text = (service.text + received).split(b"\n")
         for line in lines:
             text = line.decode("utf-8", "replace")
@@ -198,16 +212,25 @@ class Keeper:
             service.has_exited = True
             code = os.waitstatus_to_exitcode(status)
             self._report(report="exited", name=service.name, pid=pid, code=code)
-        owned = set().union(*(other.children for other in self.services.values()))
-        inherited = _children(os.getpid()) - owned
-        service.children |= inherited
-        if inherited and service.is_killed:
-            self._signal(service, signal.SIGKILL, to_all=True)
+        self._adopt(service)
         if service.has_exited and not service.children:
-            while service.stdout >= 0:  # Nobody can write any more: it has an end.
+            while service.stdout >= 0:
                 self._read_stdout(service.stdout)
             del self.services[service.name]
             self._report(report="gone", name=service.name, pid=service.pid)
+
+    def _adopt(self, reaped: Service) -> None:
+        """Find whose the orphans are that a death has left us; kill those of a killed service."""
+        owned = set().union(*(other.children for other in self.services.values()))
+        marks = {service.mark: service for service in self.services.values()}
+        heirs = set()
+        for pid in _children(os.getpid()) - owned:
+            service = marks.get(_mark_of(pid), reaped)
+            service.children.add(pid)
+            heirs.add(service)
+        for service in heirs:
+            if service.is_killed:
+                self._signal(service, signal.SIGKILL, to_all=True)
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -252,6 +275,17 @@ def _kill(pid: int, number: int) -> None:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):
         pass  # It has ended, or it has become another user's: the kernel knows better.
+
+
+def _mark_of(pid: int) -> bytes:
+    """The mark of the service that started a process, or nothing."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as environ:
+            items = environ.read().split(b"\0")
+    except OSError:
+        return b""  # It ended meanwhile, or has become another user's.
+    prefix = f"{MARK}=".encode()
+    return next((item[len(prefix) :] for item in items if item.startswith(prefix)), b"")
 
 
 def _parents() -> dict[int, int]:

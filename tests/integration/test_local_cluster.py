@@ -110,6 +110,31 @@ def test_nothing_outlives_a_killed_keeper() -> None:
     assert not cluster.controller.log.parent.exists()
 
 
+def test_services_that_die_at_once_have_each_their_own_orphans() -> None:
+    with LocalCluster(devices=2, slots=1, engine="embedded") as cluster:
+        keeper = psutil.Process(cluster.controller.pid).parent()
+        assert keeper is not None
+        zygotes = []
+        for device in cluster.devices:
+            # What holds the dead one's pipes, and neither says nor does anything.
+            [zygote] = psutil.Process(device.pid).children()
+            zygote.suspend()
+            zygotes.append(zygote.pid)
+        keeper.suspend()
+        for device in cluster.devices:
+            os.kill(device.pid, signal.SIGKILL)
+        until(lambda: not any(is_alive(device.pid) for device in cluster.devices), "both deaths")
+        keeper.resume()
+        first, second = cluster.devices
+        second.kill()
+        assert [is_alive(pid) for pid in zygotes] == [True, False]
+        first.kill()
+        until_gone(zygotes)
+        first.start()
+        with cluster.client() as client:
+            assert client.submit(abs, -3).result() == 3
+
+
 def test_a_service_that_cannot_start_is_named_with_its_log(tmp_path: Path) -> None:
     broken = LocalCluster(
         devices=1, engine="embedded", state_dir=tmp_path, env={"FORAGE_LOG_LEVEL": "loud"}
