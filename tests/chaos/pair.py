@@ -183,10 +183,17 @@ class Pair:
             return ruler, ""
 
     def alive_and_beaten(self, take_overs: Sequence[TakeOver]) -> Iterator[str]:
-        """Roles whose process ruled, was taken over from, and lives still."""
+        """Roles whose process ruled, was taken over from, and lives still.
+
+        Not who rules in the end: where both began with one epoch, having heard nothing of each
+        other, either speaks after the other, and one of them gives way.
+        """
         with self._lock:
+            ruling = None if self._rules is None else start_of(self._rules.session)
             for role, word in self._last.items():
-                if any(each.loser == start_of(word.session) for each in take_overs):
+                if start_of(word.session) != ruling and any(
+                    each.loser == start_of(word.session) for each in take_overs
+                ):
                     yield role
 
     def disobedience(self) -> Iterator[str]:

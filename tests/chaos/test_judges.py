@@ -147,6 +147,16 @@ def test_a_take_over_is_known_with_what_the_winner_had(
         assert not list(pair.alive_and_beaten(pair.take_overs)), "another process of its name"
 
 
+def test_of_two_that_began_with_one_epoch_the_one_that_rules_in_the_end_is_not_beaten() -> None:
+    with Proxies() as proxies:
+        pair = Pair(proxies, OWN_DISK, ["pi"])
+        say(pair, "standby", "attic", ATTIC, "active", 3)
+        say(pair, "controller", "main", MAIN, "active", 3)
+        assert list(pair.alive_and_beaten(pair.take_overs)) == ["standby"]
+        say(pair, "standby", "attic", ATTIC, "active", 3)
+        assert list(pair.alive_and_beaten(pair.take_overs)) == ["controller"]
+
+
 # -- what is not promised ---------------------------------------------------------------------------------
 
 
