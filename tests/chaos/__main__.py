@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from chaos.account import Account, play_turns, turns
+from chaos.account import Account, end_by_signals, play_turns, turns
 from chaos.report import render
 from forage_broker.mosquitto import find_mosquitto
 
@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.jobs < 1:
         parser.error(f"--jobs is a number of processes from 1, not {arguments.jobs}")
+    end_by_signals()
     # That the broker is away and back again is what rounds are about.
     logging.getLogger("forage").setLevel(logging.ERROR)
     engines = ["mosquitto", "embedded"] if arguments.engine == "both" else [arguments.engine]

@@ -18,7 +18,7 @@ from chaos.ground import Ground
 from chaos.plan import Plan
 from chaos.rounds import Round, play
 
-__all__ = ["Account", "Runner", "Turn", "play_turns", "turns"]
+__all__ = ["Account", "end_by_signals", "Runner", "Turn", "play_turns", "turns"]
 
 ROUNDS_ON_ONE_GROUND = 25
 LOOK_S = 1.0
@@ -167,12 +167,20 @@ def _play_orders(
     orders: "Queue[Turn | None]", results: "Queue[Round | None]", folder: Path
 ) -> None:
     """A process of its own: turns until there is none."""
+    end_by_signals()
     logging.getLogger("forage").setLevel(logging.ERROR)
     with contextlib.suppress(KeyboardInterrupt):
         while (turn := orders.get()) is not None:
             for result in _play_turn(turn, folder):
                 results.put(result)
         results.put(None)
+
+
+def end_by_signals() -> None:
+    """End the rounds, and their clusters, by SIGTERM too, and by SIGINT in the background, where
+    shells have it ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
 
 
 def _play_turn(turn: Turn, above: Path) -> Iterator[Round]:
