@@ -29,6 +29,7 @@ from forage_wire.values import (
     decode_outcome_item,
     encode_call,
     encode_outcome_value,
+    read_plain_calls,
 )
 
 HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -194,6 +195,38 @@ def test_calls_come_back_exactly(args: list[Any], kwargs: dict[str, Any]) -> Non
 @given(st.lists(plain_scalars, max_size=30))
 def test_short_calls_are_byte_for_byte_what_cbor2_writes(args: list[Any]) -> None:
     assert encode_call(tuple(args), {}) == cbor2.dumps([0, args])
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(tagged_values, max_size=3).map(tuple),
+            st.dictionaries(text, plain_scalars, max_size=1),
+        ),
+        max_size=9,
+    )
+)
+def test_calls_read_together_are_what_each_is_by_itself(
+    given_calls: list[tuple[tuple[Any, ...], dict[str, Any]]],
+) -> None:
+    bodies = [encode_call(args, kwargs) for args, kwargs in given_calls]
+    for body, found in zip(bodies, read_plain_calls(bodies), strict=True):
+        if found is not None:
+            assert same((found, {}), decode_call(body))
+
+
+@given(st.lists(st.lists(plain_scalars, max_size=5).map(tuple), max_size=9))
+def test_calls_with_scalars_alone_are_all_read_together(arguments: list[tuple[Any, ...]]) -> None:
+    bodies = [encode_call(args, {}) for args in arguments]
+    assert same(read_plain_calls(bodies), arguments)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"\xff", [b"\x82\x00\x80", [], {}], cbor2.dumps([False, [1]]), cbor2.dumps([0, [[1]]])],
+)
+def test_a_call_that_is_not_plain_is_left_to_be_read_by_itself(body: Any) -> None:
+    assert read_plain_calls([encode_call((1,), {}), body])[1] is None
 
 
 @given(tagged_values)

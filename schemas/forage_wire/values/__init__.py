@@ -47,6 +47,7 @@ from forage_wire.values.calls import (
     decode_outcome_item,
     encode_call,
     encode_outcome_value,
+    read_plain_calls,
 )
 from forage_wire.values.failures import RemoteTraceback, encode_error, rebuild_error
 from forage_wire.values.function_cache import FunctionCache
@@ -63,6 +64,7 @@ __all__ = [
     "encode_call",
     "decode_call",
     "encode_outcome_value",
+    "read_plain_calls",
     "decode_outcome_item",
     "ShippedFunction",
     "FunctionCache",

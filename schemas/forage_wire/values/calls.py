@@ -34,6 +34,7 @@ __all__ = [
     "decode_outcome_item",
     "encode_call",
     "encode_outcome_value",
+    "read_plain_calls",
 ]
 
 KIND_PLAIN: Final = 0
@@ -51,6 +52,9 @@ class Outcome(NamedTuple):
 
     ok: bool
     value: Any
+
+
+_ONLY_BYTES: Final = frozenset({bytes})
 
 
 def _all_scalars(items: list[Any]) -> bool:
@@ -71,6 +75,7 @@ _TUPLE_HEAD: Final = head(6, TAG_TUPLE)
 _CALL_HEADS: Final = [head(4, 2) + head(0, kind) for kind in range(2)]
 _CALL_OF_ONE: Final = _CALL_HEADS[KIND_PLAIN] + _ARRAY_HEADS[1]
 _VALUE_HEADS: Final = [head(4, 1), head(4, 2) + head(0, KIND_CBOR)]
+_SMALL_VALUES: Final = [_VALUE_HEADS[KIND_PLAIN] + chunk for chunk in _SMALL]
 _CONSTANTS: Final[dict[bool | None, bytes]] = {None: b"\xf6", True: b"\xf5", False: b"\xf4"}
 _pack_float = Struct(">Bd").pack
 _pack_16, _pack_32, _pack_64 = Struct(">BH").pack, Struct(">BI").pack, Struct(">BQ").pack
@@ -297,6 +302,35 @@ def decode_call(body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return args, kwargs
 
 
+def read_plain_calls(bodies: list[Any]) -> list[tuple[Any, ...] | None]:
+    """The arguments of each call that has scalars and nothing else; None: `decode_call` reads it.
+
+    All in one go, which takes two thirds of the time. They are one client's calls of one task: one
+    that writes bodies which are not one item each spoils nobody's calls but its own.
+    """
+    unread: list[tuple[Any, ...] | None] = [None] * len(bodies)
+    if not _ONLY_BYTES.issuperset(map(type, bodies)):
+        return unread
+    try:
+        found = _loads(head(4, len(bodies)) + b"".join(bodies))
+    # Whatever is wrong with one of them is that call's own error.
+    except Exception:
+        return unread
+    if type(found) is not list or len(found) != len(bodies):
+        return unread
+    return [_plain_arguments(raw) for raw in found]
+
+
+def _plain_arguments(raw: Any) -> tuple[Any, ...] | None:
+    if type(raw) is not list or len(raw) != 2:
+        return None
+    kind, args = raw
+    # A kind of False or 0.0 is none.
+    if kind == KIND_PLAIN and type(kind) is int and type(args) is list and _all_scalars(args):
+        return tuple(args)
+    return None
+
+
 def encode_outcome_value(value: Any, *, client_python: str = "", what: str = "the result") -> bytes:
     """The outcome item (CBOR) of a call's result.
 
@@ -309,6 +343,8 @@ def encode_outcome_value(value: Any, *, client_python: str = "", what: str = "th
         NotSerializable: It cannot travel.
         VersionMismatch: It holds code, and the client's Python minor is another; names the class.
     """
+    if type(value) is int and _SMALL_MIN <= value < _SMALL_END:
+        return _SMALL_VALUES[value - _SMALL_MIN]
     chunk = _short(value)
     if chunk is None:
         chunk = _short_items(value)
