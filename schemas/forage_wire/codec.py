@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import cbor2
 
 from forage_wire.errors import DecodeError
-from forage_wire.limits import PACKET_BYTES_MAX
+from forage_wire.limits import HEADER_BYTES_MAX, PACKET_BYTES_MAX
 from forage_wire.messages import CBOR_MESSAGES, Header, Linked, Unusable
 from forage_wire.strict import load_plain
 from forage_wire.table import table_of
@@ -112,7 +112,7 @@ def encode_header(header: Header) -> bytes:
 
 def decode_header(data: bytes) -> Header:
     """A page's header; DecodeError as in `decode`."""
-    raw = _load(data, 16 * 1024)
+    raw = _load(data, HEADER_BYTES_MAX)
     try:
         header: Header = _HEADER.decode_map(raw)
     except ValueError as error:

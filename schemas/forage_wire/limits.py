@@ -17,6 +17,7 @@ __all__ = [
     "DEVICE_WINDOW",
     "ENVELOPE_BYTES",
     "LEASE_MS_DEFAULT",
+    "HEADER_BYTES_MAX",
     "LEASE_MS_MIN",
     "LIST_ITEMS_MAX",
     "LOG_LINE_BYTES_MAX",
@@ -55,6 +56,8 @@ PACKET_BYTES_MIN = 1024
 """An end that announces less than this is refused: a part's envelope and as much data fit."""
 ENVELOPE_BYTES = 512
 """What a message needs around its data; data is cut so that both fit the packet."""
+HEADER_BYTES_MAX = 16 * 1024
+"""Of a page; its options, names and label."""
 NESTING_MAX = 8
 """Arrays and maps within each other, in an envelope; deeper is refused."""
 

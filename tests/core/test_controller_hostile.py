@@ -231,6 +231,7 @@ def check_words(desk: Desk) -> None:
         assert not isinstance(said, Unusable), said
 
 
+@pytest.mark.timeout(600)  # Half a minute by itself, and machines are shared.
 @pytest.mark.parametrize("state", STATES, ids=[state.__name__ for state in STATES])
 @settings(
     max_examples=60,

@@ -7,7 +7,12 @@ that does not fit by itself has a page of its own, which its link sends in parts
 from bisect import bisect_right
 
 from forage_wire.codec import encode_header, join_calls
-from forage_wire.limits import CALLS_PER_PAGE_MAX, ENVELOPE_BYTES, TASK_CALLS_MAX
+from forage_wire.limits import (
+    CALLS_PER_PAGE_MAX,
+    ENVELOPE_BYTES,
+    HEADER_BYTES_MAX,
+    TASK_CALLS_MAX,
+)
 from forage_wire.messages import Header, Options, Page
 from forage_wire.ranges import Ranges, RangeSet
 from forage_wire.replicas import ReplicaLayout
@@ -201,24 +206,16 @@ class TaskRecord:
         packet_bytes_max: int,
     ) -> list[PageRecord]:
         """Make pages of the task's next calls."""
-        room = (
-            packet_bytes_max
-            - ENVELOPE_BYTES
-            - _PAGE_OVERHEAD_BYTES
-            - self._header_bytes(user, client, python, packet_bytes_max)
-        )
-        cuts: list[tuple[int, int]] = []
-        start = size = 0
-        for position, call in enumerate(calls):
-            call_bytes = len(call) + _CALL_OVERHEAD_BYTES
-            if position > start and (
-                size + call_bytes > room or position - start >= CALLS_PER_PAGE_MAX
-            ):
-                cuts.append((start, position))
-                start, size = position, 0
-            size += call_bytes
-        if start < len(calls):
-            cuts.append((start, len(calls)))
+        room = packet_bytes_max - ENVELOPE_BYTES - _PAGE_OVERHEAD_BYTES
+        # Most fit, whatever their header is.
+        if sum(map(len, calls)) + len(calls) * _CALL_OVERHEAD_BYTES + HEADER_BYTES_MAX > room:
+            room -= self._header_bytes(user, client, python, packet_bytes_max)
+            cuts = _cut(calls, room)
+        else:
+            cuts = [
+                (start, min(start + CALLS_PER_PAGE_MAX, len(calls)))
+                for start in range(0, len(calls), CALLS_PER_PAGE_MAX)
+            ]
         pages = []
         for start, end in cuts:
             whole = calls if end - start == len(calls) else calls[start:end]
@@ -290,6 +287,22 @@ class TaskRecord:
                 replica=replica,
             )
         )
+
+
+def _cut(calls: tuple[bytes, ...], room: int) -> list[tuple[int, int]]:
+    """(start, end) of the calls of each page; one that is longer than the room is alone."""
+    cuts: list[tuple[int, int]] = []
+    start = size = 0
+    for position, call in enumerate(calls):
+        call_bytes = len(call) + _CALL_OVERHEAD_BYTES
+        if position > start and (
+            size + call_bytes > room or position - start >= CALLS_PER_PAGE_MAX
+        ):
+            cuts.append((start, position))
+            start, size = position, 0
+        size += call_bytes
+    cuts.append((start, len(calls)))
+    return cuts
 
 
 def _first_of(page: PageRecord) -> int:
