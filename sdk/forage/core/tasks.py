@@ -301,7 +301,8 @@ def _cut(calls: tuple[bytes, ...], room: int) -> list[tuple[int, int]]:
             cuts.append((start, position))
             start, size = position, 0
         size += call_bytes
-    cuts.append((start, len(calls)))
+    if start < len(calls):
+        cuts.append((start, len(calls)))
     return cuts
 
 
