@@ -674,7 +674,7 @@ WIRE_MUTANTS = (
         file=WIRE + "link.py",
         old="            self.is_forgotten = True",
         new="            pass",
-        oracles=("EveryCallEnds", "AcknowledgedSettled", "NothingLeft"),
+        oracles=("EveryCallEnds", "AcknowledgedSettled", "NothingLeft", "DevicesVoteOnce"),
     ),
     Mutant(
         name="what was seen is taken for what was sent last",
