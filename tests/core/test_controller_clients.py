@@ -1,6 +1,6 @@
 """The controller's core and clients that are said to be gone: some are not."""
 
-from core.desk import TOPICS, Desk, FakeClient
+from core.desk import TOPICS, Desk, FakeClient, FakeDevice
 from core.test_controller_restart import _answer_loads, _state
 from forage_wire.codec import decode
 from forage_wire.limits import PACKET_BYTES_MIN
@@ -123,14 +123,20 @@ def test_a_client_is_sent_no_more_than_any_takes_before_its_hello_was_read() -> 
     assert link.unseen == 2
 
 
-def test_what_a_whole_inventory_does_not_name_is_called_off_and_let_go() -> None:
-    """An old copy took over, and knows a task that its client has forgotten."""
+def _with_an_old_copy() -> tuple[Desk, FakeDevice, FakeClient]:
+    """A controller that knows a task whose second call runs on a device, and the task's client."""
     desk = Desk(recovered=_state(2, settled=((0, 1),))).begin()
     pi = desk.device("pi1")
     client = desk.client()
     client.hello()
     desk.run()
     _answer_loads(desk, 2)
+    return desk, pi, client
+
+
+def test_what_a_whole_inventory_does_not_name_is_called_off_and_let_go() -> None:
+    """An old copy took over, and knows a task that its client has forgotten."""
+    desk, pi, client = _with_an_old_copy()
     [given] = pi.assignments
     assert given.low == 1
     assert client.link is not None
@@ -147,12 +153,7 @@ def test_what_a_whole_inventory_does_not_name_is_called_off_and_let_go() -> None
 
 
 def test_what_an_inventory_names_is_kept() -> None:
-    desk = Desk(recovered=_state(2, settled=((0, 1),))).begin()
-    pi = desk.device("pi1")
-    client = desk.client()
-    client.hello()
-    desk.run()
-    _answer_loads(desk, 2)
+    desk, pi, client = _with_an_old_copy()
     [task] = desk.core.ledger.tasks
     assert client.link is not None
     # Each of its messages names some of them.
