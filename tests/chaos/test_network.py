@@ -44,6 +44,13 @@ def work(token: str, index: int, seconds: float) -> str:
     return f"{token} {index}"
 
 
+def work_noted(runs: Path, seconds: float) -> str:
+    with runs.open("a") as file:
+        file.write("run\n")
+    time.sleep(seconds)
+    return "done"
+
+
 @pytest.mark.parametrize("ways", WAYS, ids="+".join)
 def test_a_device_that_is_cut_off_loses_no_work_and_comes_back(
     fleet: Fleet, ways: tuple[str, ...]
@@ -100,11 +107,29 @@ def test_with_three_in_ten_packets_lost_nobody_is_called_dead(patient: Fleet) ->
     with patient.client() as client:
         batch = client.submit_all(work, ["lossy"] * 40, range(40), [0.25] * 40)
         for name in patient.names:
-            patient.lose(name, 30)
+            patient.lose_three_in_ten(name)
         assert batch.results(timeout=LIMIT_S) == [f"lossy {index}" for index in range(40)]
         assert patient.dropped() > 10
-        assert patient.said_dead() == []
+        assert patient.said(" is dead: ") == []
         patient.heal()
+
+
+@pytest.mark.parametrize("ways", [(TO,), (FROM, TO)], ids="+".join)
+def test_a_device_that_a_broker_gave_up_sooner_than_the_controller_keeps_its_work(
+    tmp_path: Path, ways: tuple[str, ...]
+) -> None:
+    # Broker and agent end a connection after 15 to 20 s of silence.
+    with Fleet(tmp_path, devices=2, detect_s=60.0) as fleet, fleet.client() as client:
+        runs = tmp_path / "runs"
+        held = client.options(device="device-1").submit(work_noted, runs, 30.0)
+        fleet.until(runs.exists, "the call runs")
+        fleet.part("device-1", ways)
+        fleet.until(lambda: bool(fleet.said("device-1 is suspect: its connection")), "given up")
+        fleet.heal()
+        fleet.until(lambda: bool(fleet.said("device-1 is alive: heard")[1:]), "back")
+        assert held.result(LIMIT_S) == "done"
+        assert runs.read_text() == "run\n"
+        assert fleet.said(" is dead: ") == []
 
 
 def test_on_a_link_of_64_kbit_nobody_is_called_dead(patient: Fleet) -> None:
@@ -114,4 +139,4 @@ def test_on_a_link_of_64_kbit_nobody_is_called_dead(patient: Fleet) -> None:
         data = [bytes(2_000)] * 30
         batch = client.submit_all(len, data)
         assert batch.results(timeout=LIMIT_S) == [2_000] * 30
-        assert patient.said_dead() == []
+        assert patient.said(" is dead: ") == []

@@ -146,6 +146,65 @@ def test_beats_keep_a_busy_device_alive() -> None:
     assert desk.core.fleet.devices["pi1"].verdict == "alive"
 
 
+def _given_up_by_the_broker(desk: Desk) -> FakeDevice:
+    """A device that holds work, whose connection the broker has ended after 15 s of silence."""
+    holder, _spare = _pair(desk)
+    holder.answers = False
+    desk.advance(15_500)
+    holder.say("lost")
+    return holder
+
+
+def test_a_connection_that_a_broker_ended_for_its_silence_leaves_the_rest_of_the_detection_time() -> (
+    None
+):
+    desk = Desk(detect_ms=60_000).begin()
+    desk.advance(10_000)
+    holder = _given_up_by_the_broker(desk)
+    spare = desk.devices["pi2"]
+    device = desk.core.fleet.devices["pi1"]
+    assert (device.verdict, device.why) == ("suspect", "its connection broke in its silence")
+    assert not spare.assignments
+    # What the broker keeps is said again to whoever subscribes again, and tells nothing new.
+    holder.say("lost")
+    assert device.verdict == "suspect"
+    desk.advance(40_000)
+    assert device.verdict == "suspect"
+    desk.advance(5_000)
+    assert device.verdict == "dead"
+    assert [row.low for row in spare.assignments] == [0, 1, 2, 3]
+
+
+def test_a_device_that_is_back_before_the_detection_time_is_over_keeps_its_work() -> None:
+    desk = Desk(detect_ms=60_000).begin()
+    desk.advance(10_000)
+    holder = _given_up_by_the_broker(desk)
+    task = next(iter(desk.core.ledger.tasks))
+    rows = [(row.assignment, task, row.low, row.high, "running") for row in holder.assignments]
+    holder.counter, holder.link = 2, None
+    holder.join()
+    holder.inventory(*rows)
+    desk.run()
+    assert desk.core.fleet.devices["pi1"].verdict == "alive"
+    assert not desk.devices["pi2"].assignments
+    for given in list(holder.assignments):
+        holder.finish(given)
+    assert desk.core.ledger.settled == 4
+
+
+def test_a_process_that_dies_is_dead_at_once_however_long_the_detection_time_is() -> None:
+    desk = Desk(detect_ms=60_000).begin()
+    desk.advance(10_000)
+    holder, spare = _pair(desk)
+    assert {row.beat_ms for row in holder.assignments} == {5_000}
+    holder.link = None
+    desk.advance(16_000)
+    desk.publish(TOPICS.outbox("pi1"), encode(Beat(), session=holder.session))
+    desk.advance(5_000)
+    holder.say("lost")
+    assert [row.low for row in spare.assignments] == [0, 1, 2, 3]
+
+
 def test_an_idle_device_is_not_asked_to_beat() -> None:
     desk = Desk(detect_ms=500).begin()
     pi = desk.device("pi1")

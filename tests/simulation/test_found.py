@@ -184,3 +184,11 @@ def test_an_old_connection_of_an_earlier_start_took_a_devices_name(seed: int) ->
         Fault(at_ms=4_600, kind="forged-stale", target="device-0", duration_ms=500, amount=0.3),
     )
     run(seed, plan(*faults, clients=(client(4, run_ms=2_000),), detect_ms=15_000))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_will_told_of_a_death_where_the_broker_had_but_lost_its_patience(seed: int) -> None:
+    # A broker ends a silent connection after 15 to 30 s, whatever the detection time is.
+    away = Fault(at_ms=1_300, kind="cut", target="device-0", duration_ms=45_000)
+    calls = (client(20, run_ms=2_500),)
+    run(seed, plan(away, clients=calls, detect_ms=60_000, safety_ms=60_000))

@@ -205,7 +205,7 @@ class ControllerCore:
             self._pages,
             self.siblings,
             self.fleet.devices,
-            self.fleet.detect_ms,
+            self.fleet.beat_ms,
             partial(end_unfit, self.settlement),
             self.ledger.checkpoints.drop,
         )

@@ -33,7 +33,6 @@ _BLOCKED_AT_ONCE = 16
 """Queues of one group found to fit no device's room in one batch: the others come up later."""
 _ASSIGNMENTS_MAX = LIST_ITEMS_MAX // 2
 """Outstanding on one device: its inventory names them all, and what is not acknowledged."""
-_BEAT_MS_MAX = 3_600_000
 _NOBODY: dict[str, None] = {}
 
 
@@ -80,7 +79,7 @@ class Dispatcher:
         pages: PageCache,
         siblings: Siblings,
         devices: dict[str, Device],
-        detect_ms: Callable[[Device], int],
+        beat_ms: Callable[[Device], int],
         unfit: Callable[[Pending, str, str, int], None],
         drop_checkpoint: Callable[[Task, int, str, str], None],
     ) -> None:
@@ -92,7 +91,7 @@ class Dispatcher:
         self._pages = pages
         self._siblings = siblings
         self._devices = devices
-        self._detect_ms = detect_ms
+        self._beat_ms = beat_ms
         self._unfit = unfit
         self._drop_checkpoint = drop_checkpoint
         self._index = Eligibility()
@@ -256,7 +255,7 @@ class Dispatcher:
             return None
         if not self._hand_code(queue, pending, device):
             return None
-        beat_ms = min(_BEAT_MS_MAX, max(10, self._detect_ms(device) // 4))
+        beat_ms = self._beat_ms(device)
         checkpoint = _checkpoint_for(device, pending)
         made = self._assignments.assign(
             pending, 1, calls, device, beat_ms, now_ms, checkpoint, is_clone=True
@@ -361,7 +360,7 @@ class Dispatcher:
             calls, n = self._cut(queue, pending, items, first, device, entry)
         else:
             calls, n = first, 1
-        beat_ms = min(_BEAT_MS_MAX, max(10, self._detect_ms(device) // 4))
+        beat_ms = self._beat_ms(device)
         self._assignments.assign(pending, n, calls, device, beat_ms, now_ms, checkpoint)
         self._look_at_room(device, now_ms)
         return True

@@ -32,6 +32,12 @@ _DETECT_LOOPBACK_MS = 500
 _DETECT_MS = 15_000
 _BEATS_PER_S = 1_000
 """All devices' beats together stay below this."""
+_BEAT_MS_MIN = 10
+_BEAT_MS_MAX = 5_000
+"""A busy device beats at least this often, so that `_BROKERS_PATIENCE_MS` tells of it."""
+_BROKERS_PATIENCE_MS = 10_000
+"""The keepalive of all. A broker ends a connection that was silent for 1.5 of it or more, so a will
+that comes sooner than this after a sign of life tells of a process that died."""
 _CANDIDATE_MS = 1_000
 _GAPS_MAX = 64
 """Gaps of our own loop remembered: each shorter than the one before, as only those tell more."""
@@ -91,6 +97,11 @@ class Fleet:
             near = device.capabilities is not None and _is_loopback(device.capabilities.broker)
             base = _DETECT_LOOPBACK_MS if near else _DETECT_MS
         return max(base, 4 * self.busy * 1_000 // _BEATS_PER_S)
+
+    def beat_ms(self, device: Device) -> int:
+        """How often a device gives a sign of life while it holds work."""
+        quarter_ms = max(_BEAT_MS_MIN, self.detect_ms(device) // 4)
+        return min(quarter_ms, max(_BEAT_MS_MAX, self.busy * 1_000 // _BEATS_PER_S))
 
     def spread_ms(self) -> int:
         """Over how long devices and clients spread their first reconnect."""
@@ -229,12 +240,11 @@ class Fleet:
             return
         if presence.state in ("lost", "offline"):
             if presence.session == device.session and device.verdict != "dead":
-                why = "its connection broke" if presence.state == "lost" else "it said goodbye"
-                device.state = presence.state
-                if presence.state == "lost":
-                    self._lost(device, why, now_ms)
-                else:
-                    self._gone_now(device, why, now_ms)
+                before, device.state = device.state, presence.state
+                if presence.state == "offline":
+                    self._gone_now(device, "it said goodbye", now_ms)
+                elif before != "lost":
+                    self._on_will(device, now_ms)
             elif presence.session == device.session:
                 device.state = presence.state
             elif not device.session:
@@ -429,6 +439,23 @@ class Fleet:
         self._heard(device, now_ms)
 
     # -- death ------------------------------------------------------------------------------
+
+    def _on_will(self, device: Device, now_ms: int) -> None:
+        """The broker has ended a connection, or found it ended.
+
+        Where the device holds work and was silent for longer than brokers are patient, that tells
+        no more than the silence itself, which is for the detection time to judge: on a network that
+        loses packets the device finds a new connection in time.
+        """
+        silent_ms = now_ms - self._silent_since_ms(device)
+        if device.assignments and silent_ms >= _BROKERS_PATIENCE_MS:
+            drop_link(device)
+            device.verified = False
+            self._on_changed(device)
+            self._set_verdict(device, "suspect", "its connection broke in its silence", now_ms)
+            self.watch(device)
+        else:
+            self._lost(device, "its connection broke", now_ms)
 
     def _lost(self, device: Device, why: str, now_ms: int) -> None:
         """A device went without a word: dead, unless so many go at once that it is the network."""

@@ -3,6 +3,7 @@
 import re
 from typing import TYPE_CHECKING, Any
 
+from forage_sim.nodes import ControllerProcess
 from forage_sim.oracles.base import Oracle
 from forage_wire.codec import decode_json
 from forage_wire.documents import DevicePresence, DeviceVerdict
@@ -17,6 +18,8 @@ __all__ = ["FairVerdicts"]
 
 DEVICE_BRANCHES = ("device-presence", "device-load", "outbox", "task")
 CANDIDATE_MS = 3_000
+PATIENCE_MS = 15_000
+"""A broker that hears nothing for this long (or longer) may end the connection."""
 SESSION = re.compile(rb"([0-9a-f]{16})-(\d+)")
 """The first in a message is its sender's."""
 
@@ -43,8 +46,9 @@ class FairVerdicts(Oracle):
 
     statement = (
         "a device is declared alive only when it is heard; dead only after its detection time of "
-        "silence while the controller listened, on the will or goodbye of its newest session, or "
-        "when another start has taken its name"
+        "silence while the controller listened, on the will or goodbye of its newest session "
+        "(unless its broker has ended that for its silence, and it holds work), or when another "
+        "start has taken its name"
     )
 
     def __init__(self, world: "World") -> None:
@@ -75,7 +79,11 @@ class FairVerdicts(Oracle):
         if topic.branch == "device-presence":
             presence = decode_json(event.payload, DevicePresence)
             if presence.state in ("lost", "offline"):
-                if counter >= known.newest.get(start, 0) and start not in known.over:
+                if counter < known.newest.get(start, 0) or start in known.over:
+                    return
+                if presence.state == "offline" or not self._was_silent(
+                    process, topic.device, start
+                ):
                     known.ends_ms.append(now_ms)
                 return
             # An end is told in the turn in which it is heard, whatever else is heard then; by a
@@ -112,6 +120,20 @@ class FairVerdicts(Oracle):
                 f"{topic.device} is declared dead ({verdict.why}); its starts' connections are "
                 f"{known.newest}, heard at {known.heard_ms}"
             )
+
+    def _was_silent(self, process: "Process", name: str, start: bytes) -> bool:
+        """Whether a device with work was silent for longer than a broker bears."""
+        if any(fault.target == "controller" for fault in self.world.plan.faults):
+            # Silence while it was away, or stood still, does not count.
+            return False
+        core = process.core() if isinstance(process, ControllerProcess) else None
+        device = core.fleet.devices.get(name) if core is not None else None
+        if device is None or not device.assignments:
+            return False
+        heard_ms = self._of(process, name).heard_ms.get(start, 0)
+        busy_ms = process.machine.world_ms(device.busy_since_ms)
+        since_ms = max(heard_ms, busy_ms, self._connected_ms[process.start_part])
+        return self.world.clock.now_ms - since_ms >= PATIENCE_MS
 
     def _is_fair(self, process: "Process", device: str, known: _Known, why: str) -> bool:
         if why.startswith("silent"):
