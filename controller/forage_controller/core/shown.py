@@ -8,13 +8,16 @@ __all__ = ["Shown"]
 
 _SHOW_EVERY_MS = 1_000
 _RIVAL_EVERY_MS = 5_000
-_AWAITED_MS_MAX = 64_000
+_AWAITED_MS_MAX = 8_000
+"""Between two words to clients that have not come: so long may one wait after the last fault."""
+_AWAITED_FOR_MS = 120_000
+"""After this they are told no more: one that is gone does not come."""
 
 
 class Shown:
     """A broker drops what does not fit its queues, and our word may be among that."""
 
-    __slots__ = ("_again", "_awaited_ms", "_awaits_ms", "_rivals", "_shown_ms")
+    __slots__ = ("_again", "_awaited_ms", "_awaits_ms", "_awaits_until_ms", "_rivals", "_shown_ms")
 
     def __init__(self) -> None:
         self._shown_ms = 0
@@ -24,13 +27,15 @@ class Shown:
         self._awaits_ms: int | None = None
         """Clients with tasks that have not come to us: they are told again then ..."""
         self._awaited_ms = 0
-        """... so long after the last time, and twice as long after each."""
+        """... so long after the last time, and twice as long after each, up to a limit."""
+        self._awaits_until_ms = 0
 
     def rules_from(self, now_ms: int) -> None:
         """We have just said it."""
         self._shown_ms = now_ms
         self._awaited_ms = _SHOW_EVERY_MS
         self._awaits_ms = now_ms + self._awaited_ms
+        self._awaits_until_ms = now_ms + _AWAITED_FOR_MS
 
     def again(self) -> None:
         """Somebody does not know."""
@@ -72,6 +77,6 @@ class Shown:
         self._awaits_ms = None
         if any(one.tasks and one.link is None and one.gone_ms is None for one in clients):
             self._again = True
-            self._awaited_ms *= 2
-            if self._awaited_ms <= _AWAITED_MS_MAX:
+            self._awaited_ms = min(2 * self._awaited_ms, _AWAITED_MS_MAX)
+            if now_ms + self._awaited_ms <= self._awaits_until_ms:
                 self._awaits_ms = now_ms + self._awaited_ms
