@@ -105,6 +105,8 @@ CONDITION_KINDS = (
 )
 EVENT_KINDS = ("broker-restart", "broker-rollback", "disk-fails", "forged-stale", "stale-will")
 KINDS = PROCESS_KINDS + CONDITION_KINDS + EVENT_KINDS
+STORY_MS = 10_000
+"""A controller that was started anew needs half of it to give up a device that is silent."""
 
 
 def draw_plan(seed: int) -> Plan:
@@ -126,7 +128,8 @@ def draw_plan(seed: int) -> Plan:
     return Plan(
         devices=devices,
         clients=tuple(clients),
-        faults=_draw_faults(random, safety_ms, len(devices), len(clients)),
+        faults=_draw_faults(random, safety_ms, len(devices), len(clients))
+        + _draw_story(seed, safety_ms, len(devices)),
         safety_ms=safety_ms,
         detect_ms=random.choice((500, 2_000, 2_000, 15_000)),
         delay_ms_max=random.choice((0, 3, 3, 20)),
@@ -160,6 +163,23 @@ def _draw_faults(random: Random, safety_ms: int, devices: int, clients: int) -> 
                 )
             )
     return tuple(sorted(faults, key=lambda fault: fault.at_ms))
+
+
+def _draw_story(seed: int, safety_ms: int, devices: int) -> tuple[Fault, ...]:
+    """In a few long worlds, a device is cut off while the controller is started anew.
+
+    Faults by themselves meet like that too seldom. Drawn apart from all else, so that worlds without
+    a story stay what they were.
+    """
+    random = Random(f"{seed}/story")
+    if safety_ms < STORY_MS or random.random() > 0.2:
+        return ()
+    at_ms = random.randint(1_000, safety_ms - STORY_MS + 2_000)
+    name = f"device-{random.randrange(devices)}"
+    return (
+        Fault(at_ms=at_ms, kind="cut", target=name, duration_ms=safety_ms - at_ms),
+        Fault(at_ms=at_ms + 100, kind="kill", target="controller", duration_ms=200),
+    )
 
 
 # -- doing it -------------------------------------------------------------------------------------

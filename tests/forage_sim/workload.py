@@ -29,6 +29,9 @@ __all__ = [
     "worker_end",
 ]
 
+LONG_MS = 10_000
+"""What a call and its lease last longer where they are to be long."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallSpec:
@@ -173,13 +176,15 @@ def draw_task(random: Random, nonce: int, until_ms: int) -> TaskSpec:
     # From a stream of their own: what else is drawn stays what it was.
     own = Random(nonce)
     makes_states = own.random() < 0.5
+    # One that is still running when a controller that was started anew finds its device silent.
+    is_long = exclusive and Random(f"long {nonce}").random() < 0.4
     calls = []
     for index in range(count):
         odd = random.random()
         calls.append(
             CallSpec(
                 nonce=nonce * 1_000 + index,
-                run_ms=random.randint(0, slowest_ms),
+                run_ms=random.randint(0, slowest_ms) + LONG_MS * (is_long and index == 0),
                 fails=random.randint(1, 3) if odd < 0.07 else 0,
                 kills=random.randint(1, 3) if 0.07 <= odd < 0.12 else 0,
                 pad_bytes=random.choice((300, 3_000, 20_000)) if 0.12 <= odd < 0.17 else 0,
@@ -207,7 +212,7 @@ def draw_task(random: Random, nonce: int, until_ms: int) -> TaskSpec:
             backoff_ms=random.choice((0, 100, 1_000)),
             deadline_ms=random.choice((0, 0, 0, 0, 2_000, 10_000)),
             exclusive=exclusive,
-            lease_ms=random.choice((500, 2_000, 5_000)),
+            lease_ms=random.choice((500, 2_000, 5_000)) + LONG_MS * is_long,
         ),
         settle="controller" if exclusive else settle,
         cancels=tuple(sorted(cancels)),
