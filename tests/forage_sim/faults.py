@@ -125,17 +125,17 @@ def draw_plan(seed: int) -> Plan:
     )
     count = random.choice((1, 1, 1, 1, 2))
     clients = [draw_client(random, at, count, safety_ms * 3 // 4) for at in range(count)]
-    return Plan(
+    plan = Plan(
         devices=devices,
         clients=tuple(clients),
-        faults=_draw_faults(random, safety_ms, len(devices), len(clients))
-        + _draw_story(seed, safety_ms, len(devices)),
+        faults=_draw_faults(random, safety_ms, len(devices), len(clients)),
         safety_ms=safety_ms,
         detect_ms=random.choice((500, 2_000, 2_000, 15_000)),
         delay_ms_max=random.choice((0, 3, 3, 20)),
         commit_ms_max=random.choice((1, 5, 50)),
         small_caches=random.random() < 0.25,
     )
+    return _with_story(seed, plan)
 
 
 def _draw_faults(random: Random, safety_ms: int, devices: int, clients: int) -> tuple[Fault, ...]:
@@ -165,21 +165,27 @@ def _draw_faults(random: Random, safety_ms: int, devices: int, clients: int) -> 
     return tuple(sorted(faults, key=lambda fault: fault.at_ms))
 
 
-def _draw_story(seed: int, safety_ms: int, devices: int) -> tuple[Fault, ...]:
-    """In a few long worlds, a device is cut off while the controller is started anew.
+def _with_story(seed: int, plan: Plan) -> Plan:
+    """In some long worlds, faults that meet too seldom by themselves.
 
-    Faults by themselves meet like that too seldom. Drawn apart from all else, so that worlds without
-    a story stay what they were.
+    Drawn apart from all else, so that worlds without a story stay what they were.
     """
     random = Random(f"{seed}/story")
-    if safety_ms < STORY_MS or random.random() > 0.2:
-        return ()
-    at_ms = random.randint(1_000, safety_ms - STORY_MS + 2_000)
-    name = f"device-{random.randrange(devices)}"
-    return (
-        Fault(at_ms=at_ms, kind="cut", target=name, duration_ms=safety_ms - at_ms),
-        Fault(at_ms=at_ms + 100, kind="kill", target="controller", duration_ms=200),
-    )
+    drawn = random.random()
+    safety_ms = plan.safety_ms
+    name = f"device-{random.randrange(len(plan.devices))}"
+    if safety_ms >= STORY_MS and drawn < 0.2:
+        # A device is cut off while the controller is started anew.
+        at_ms = random.randint(1_000, safety_ms - STORY_MS + 2_000)
+        cut = Fault(at_ms=at_ms, kind="cut", target=name, duration_ms=safety_ms - at_ms)
+        killed = Fault(at_ms=at_ms + 100, kind="kill", target="controller", duration_ms=200)
+        return replace(plan, faults=(*plan.faults, cut, killed))
+    if safety_ms >= 3 * STORY_MS and drawn < 0.4:
+        # The broker loses patience with a device sooner than the controller.
+        at_ms = random.randint(1_000, 4_000)
+        cut = Fault(at_ms=at_ms, kind="cut", target=name, duration_ms=safety_ms - at_ms)
+        return replace(plan, faults=(*plan.faults, cut), detect_ms=60_000)
+    return plan
 
 
 # -- doing it -------------------------------------------------------------------------------------
