@@ -26,9 +26,19 @@ from forage_controller.core.feed import (
 from forage_controller.core.operations import Operation, Save, SaveCommitted, SaveEpoch
 from forage_controller.core.orders import EndHolder, TakeOver
 from forage_controller.core.standby import StandbyCore
+from forage_wire.codec import encode_json
 from forage_wire.io import BatchEnded, Connected, Disconnected, MessageReceived, Note, Publish
+from forage_wire.messages import ControllerPresence
 
 START = "e" * 16
+ACTIVE_START = "c" * 16
+
+
+def presence(
+    state: str, *, epoch: int = 1, session: str = f"{ACTIVE_START}-1", name: str = "main"
+) -> tuple[str, bytes]:
+    document = ControllerPresence(state=state, epoch=epoch, session=session)
+    return TOPICS.controller_presence(name), encode_json(document)
 
 
 class ActiveDesk(Desk):
