@@ -5,10 +5,12 @@ from core.desk import TOPICS, Desk, FakeClient, FakeDevice
 from forage_agent.core.events import KillWorker, LeaseWorker, RunCalls, WorkerExited
 from forage_controller.core.leases import LEASE_GRACE_MS
 from forage_controller.core.operations import (
+    ClosedAssignment,
     RecoveredAssignment,
     RecoveredPage,
     RecoveredState,
     RecoveredTask,
+    SaveAssignment,
 )
 from forage_wire.messages import (
     CancelAssigned,
@@ -69,6 +71,31 @@ def test_a_lost_devices_exclusive_call_waits_until_its_lease_is_over() -> None:
     # One percent for clocks that do not go alike.
     desk.advance(LEASE_MS // 100)
     assert [each.low for each in pi2.assignments] == [0]
+
+
+def test_the_store_has_what_was_given_up_as_open_until_its_lease_is_over() -> None:
+    # Else who takes over, or is started anew, gives it to another while it runs here.
+    desk = Desk().begin()
+    pi1 = desk.device("pi1")
+    _submit(desk.client())
+    (given,) = pi1.assignments
+    _ask(pi1, given.assignment)
+    pi2 = desk.device("pi2")
+    pi1.say("lost")
+    desk.advance(LEASE_MS + LEASE_GRACE_MS)
+    assert not desk.operations(ClosedAssignment)
+    desk.advance(LEASE_MS // 100)
+    (again,) = pi2.assignments
+    about = [
+        (type(each), each.assignment)
+        for each in desk.saved
+        if isinstance(each, ClosedAssignment | SaveAssignment)
+    ]
+    assert about == [
+        (SaveAssignment, given.assignment),
+        (ClosedAssignment, given.assignment),
+        (SaveAssignment, again.assignment),
+    ]
 
 
 def test_a_call_that_never_had_a_lease_goes_elsewhere_at_once() -> None:

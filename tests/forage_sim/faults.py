@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING
 
-from forage_sim.workload import ClientSpec, draw_client
+from forage_sim.workload import LONG_MS, ClientSpec, TaskSpec, draw_client
 
 if TYPE_CHECKING:
     from forage_sim.nodes import Node
@@ -185,7 +185,20 @@ def _with_story(seed: int, plan: Plan) -> Plan:
         at_ms = random.randint(1_000, 4_000)
         cut = Fault(at_ms=at_ms, kind="cut", target=name, duration_ms=safety_ms - at_ms)
         return replace(plan, faults=(*plan.faults, cut), detect_ms=60_000)
+    long = [task for client in plan.clients for task in client.tasks if _is_long(task)]
+    if long and drawn > 0.8:
+        # Leases are answered late, and then a device is cut off for longer than its last one.
+        at_ms = long[0].at_ms + random.randint(1_500, 6_000)
+        until_ms = max(safety_ms, at_ms + 2 * LONG_MS)
+        slow = Fault(at_ms=500, kind="segment-loss", duration_ms=until_ms - 500, amount=0.5)
+        cut = Fault(at_ms=at_ms, kind="cut", target=name, duration_ms=until_ms - at_ms)
+        return replace(plan, faults=(*plan.faults, slow, cut), safety_ms=until_ms)
     return plan
+
+
+def _is_long(task: TaskSpec) -> bool:
+    """Whether a task may run one at a time only, and is still running when a device is given up."""
+    return task.options.exclusive and task.calls[0].run_ms >= LONG_MS
 
 
 # -- doing it -------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ __all__ = [
     "CallSpec",
     "ClientSpec",
     "draw_client",
+    "LONG_MS",
     "AttachSpec",
     "QuerySpec",
     "TaskSpec",

@@ -192,3 +192,19 @@ def test_a_will_told_of_a_death_where_the_broker_had_but_lost_its_patience(seed:
     away = Fault(at_ms=1_300, kind="cut", target="device-0", duration_ms=45_000)
     calls = (client(20, run_ms=2_500),)
     run(seed, plan(away, clients=calls, detect_ms=60_000, safety_ms=60_000))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_controller_started_anew_knew_nothing_of_leases_of_what_had_been_given_up(
+    seed: int,
+) -> None:
+    # The other device is away until the call can be given out again.
+    faults = (
+        Fault(at_ms=1_500, kind="cut", target="device-0", duration_ms=8_500),
+        Fault(at_ms=4_000, kind="half-open", target="device-1", duration_ms=6_000),
+        Fault(at_ms=5_500, kind="kill", target="controller", duration_ms=50),
+    )
+    options = Options(wait_ms=600_000, exclusive=True, lease_ms=12_000)
+    call = CallSpec(nonce=1, run_ms=10_000)
+    task = TaskSpec(at_ms=2_500, function="f", calls=(call,), options=options, settle="controller")
+    run(seed, plan(*faults, clients=(ClientSpec(tasks=(task,)),), detect_ms=500))

@@ -371,8 +371,15 @@ class Assignments:
         _call_off(opened, skipped, force=False)
         _call_off(opened, killed, force=True)
 
-    def close(self, opened: Open, how: str, now_ms: int) -> None:
-        """An assignment is over."""
+    def close(self, opened: Open, how: str, now_ms: int, *, is_kept: bool = False) -> None:
+        """An assignment is over.
+
+        Args:
+            opened: Which.
+            how: What became of it.
+            now_ms: The time.
+            is_kept: The store keeps it as an open one, until its lease is over (`Leases.keep`).
+        """
         if self.open.pop(opened.number, None) is None:
             return
         device, task = opened.device, opened.task
@@ -392,7 +399,12 @@ class Assignments:
             opened.attempt.ended_ms = now_ms
         self._backlog.opened(self._backlog.queue_of(opened.page), -1)
         self.touched[device.name] = device
-        self._effects.save(ClosedAssignment(assignment=opened.number))
+        if not is_kept:
+            self.forget(opened.number)
+
+    def forget(self, number: int) -> None:
+        """The store need not know of an assignment any more."""
+        self._effects.save(ClosedAssignment(assignment=number))
 
 
 def _send(device: Device, batch: list[tuple[Open, Assignment]]) -> None:

@@ -157,6 +157,7 @@ class ControllerCore:
         self.losses = Losses(
             self.backlog,
             self.later,
+            self.leases,
             self.assignments,
             self.ledger,
             self.settlement,
@@ -326,6 +327,7 @@ class ControllerCore:
                 self.clients.next_wakeup_ms(),
                 self.settlement.next_wakeup_ms(),
                 self._starvation.next_wakeup_ms(),
+                self.leases.next_wakeup_ms(),
                 self.later.next_wakeup_ms(),
                 self._deadlines.next_wakeup_ms(),
                 self.dispatcher.next_wakeup_ms(),
@@ -557,6 +559,7 @@ class ControllerCore:
         self.fleet.busy = len(self.assignments.busy)
         self.fleet.check(now_ms)
         self.reconciler.expire(now_ms)
+        self.leases.check(now_ms)
         self.later.check(now_ms)
         self._deadlines.check(now_ms)
         self._starvation.check(now_ms)

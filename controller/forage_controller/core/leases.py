@@ -10,6 +10,8 @@ assignment is closed without the device's word, nobody else is given its calls u
 consistency", 1989; the asymmetric count is theirs.)
 """
 
+import heapq
+
 from forage_controller.core.assignments import Assignments
 from forage_controller.core.effects import Effects
 from forage_controller.core.sessions import start_of
@@ -26,11 +28,13 @@ LEASE_GRACE_MS = 500
 class Leases:
     """Answers devices that ask, and says when nobody can be running a call any more."""
 
-    __slots__ = ("_assignments", "_effects")
+    __slots__ = ("_assignments", "_effects", "_kept")
 
     def __init__(self, assignments: Assignments, effects: Effects) -> None:
         self._assignments = assignments
         self._effects = effects
+        self._kept: list[tuple[int, int]] = []
+        """When the lease of an assignment that was given up is over, and its number."""
 
     def listen_from(self, now_ms: int) -> None:
         """An earlier start of ours gave leases, until now at the latest."""
@@ -55,6 +59,24 @@ class Leases:
                 granted.append(number)
         answer = link.unnumbered(Lease(serial=message.serial, assignments=tuple(granted)), qos=1)
         self._effects.command(Publish(topic=answer.topic, payload=answer.payload, qos=answer.qos))
+
+    def keep(self, number: int, over_ms: int) -> None:
+        """An assignment was given up, and its calls may be running until its lease is over.
+
+        The store has it as an open one until then: a controller that is started anew, or a standby
+        that takes over, is not to give its calls to others either.
+        """
+        heapq.heappush(self._kept, (over_ms, number))
+
+    def next_wakeup_ms(self) -> int | None:
+        """When `check` has something to do."""
+        return self._kept[0][0] if self._kept else None
+
+    def check(self, now_ms: int) -> None:
+        """Close what was kept, before its calls go out again."""
+        while self._kept and self._kept[0][0] <= now_ms:
+            _over_ms, number = heapq.heappop(self._kept)
+            self._assignments.forget(number)
 
     @staticmethod
     def over_ms(opened: Open) -> int:

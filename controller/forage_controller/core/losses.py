@@ -30,6 +30,7 @@ class Losses:
         self,
         backlog: Backlog,
         later: Later,
+        leases: Leases,
         assignments: Assignments,
         ledger: Ledger,
         settlement: Settlement,
@@ -37,6 +38,7 @@ class Losses:
     ) -> None:
         self._backlog = backlog
         self._later = later
+        self._leases = leases
         self._assignments = assignments
         self._ledger = ledger
         self._settlement = settlement
@@ -52,7 +54,10 @@ class Losses:
         """An assignment's device is gone: what it may not have done goes to others, in front."""
         task = opened.task
         rest = self._assignments.unsettled(opened, opened.low, opened.end)
-        self._assignments.close(opened, why, now_ms)
+        free_ms = Leases.over_ms(opened) if rest else 0
+        if free_ms > now_ms:
+            self._leases.keep(opened.number, free_ms)
+        self._assignments.close(opened, why, now_ms, is_kept=free_ms > now_ms)
         if not rest:
             self._ledger.release_if_over(task, now_ms)
             return
@@ -71,7 +76,6 @@ class Losses:
         maybe = rest[0].low if opened.sent else -1
         for pending in rest:
             waiting.extend(self._lost_pieces(opened, pending, maybe, why, now_ms))
-        free_ms = Leases.over_ms(opened)
         for pending in reversed(waiting):
             if free_ms > now_ms:
                 self._later.add(pending, free_ms)

@@ -3,6 +3,8 @@
 import re
 from typing import TYPE_CHECKING, Any
 
+from forage_controller.core.sessions import start_of
+from forage_controller.core.state import Device
 from forage_sim.nodes import ControllerProcess
 from forage_sim.oracles.base import Oracle
 from forage_wire.codec import decode_json
@@ -126,9 +128,8 @@ class FairVerdicts(Oracle):
         if any(fault.target == "controller" for fault in self.world.plan.faults):
             # Silence while it was away, or stood still, does not count.
             return False
-        core = process.core() if isinstance(process, ControllerProcess) else None
-        device = core.fleet.devices.get(name) if core is not None else None
-        if device is None or not device.assignments:
+        device = self._device(process, name)
+        if not device.assignments:
             return False
         heard_ms = self._of(process, name).heard_ms.get(start, 0)
         busy_ms = process.machine.world_ms(device.busy_since_ms)
@@ -142,13 +143,21 @@ class FairVerdicts(Oracle):
             heard_ms = max(heard_ms, self._connected_ms[process.start_part])
             return self.world.clock.now_ms - heard_ms >= self._detect_ms()
         if why == "it was started anew":
-            earlier = [start for start in known.newest if start not in known.over][:-1]
+            # The one that has the name now need not be the one that was heard last.
+            winner = start_of(self._device(process, device).session).encode()
+            earlier = [start for start in known.newest if start not in (*known.over, winner)]
             known.over.update(dict.fromkeys(earlier))
             for start in earlier:
                 known.heard_ms.pop(start, None)
             # The first of the two may be one that only its disk has told it of.
             return len(self._starts.get((process.name, device), {})) > 1
         return bool(known.ends_ms) and known.ends_ms.pop() >= 0
+
+    def _device(self, process: "Process", name: str) -> Device:
+        """What a controller has of a device."""
+        if not isinstance(process, ControllerProcess):
+            return Device(name=name)
+        return process.core().fleet.devices.get(name) or Device(name=name)
 
     def _detect_ms(self) -> int:
         detect_ms = self.world.plan.detect_ms or 0

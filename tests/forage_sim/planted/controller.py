@@ -83,6 +83,13 @@ CONTROLLER_MUTANTS = (
         oracles=("ExclusiveAlone",),
     ),
     Mutant(
+        name="what was given up under a lease is closed in the store at once",
+        file=CONTROLLER + "losses.py",
+        old="is_kept=free_ms > now_ms",
+        new="is_kept=False",
+        oracles=("ExclusiveAlone",),
+    ),
+    Mutant(
         name="leases that were given before a restart are forgotten",
         file=CONTROLLER + "leases.py",
         old="                opened.leased_ms = now_ms\n\n    def on_renew",
