@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from forage_sim.disk import StoredState
 from forage_sim.headers import decode_header
+from forage_sim.nodes import ControllerProcess
 from forage_sim.oracles.base import Oracle
 from forage_wire.codec import decode_json
 from forage_wire.documents import ControllerPresence
@@ -68,7 +69,7 @@ class CommitFirst(Oracle):
                     if not _over(state, task):
                         raise self.broken(f"{task} is said to be released")
             case Acknowledge():
-                self._check_acknowledge(state, message)
+                self._check_acknowledge(process, state, message)
             case Outcomes():
                 for outcomes in message.sets:
                     self._check_settled(state, outcomes, "its outcome is sent")
@@ -91,7 +92,9 @@ class CommitFirst(Oracle):
                 if not final:
                     self._not_final.add((outcomes.assignment, index))
 
-    def _check_acknowledge(self, state: StoredState, message: Acknowledge) -> None:
+    def _check_acknowledge(
+        self, process: "Process", state: StoredState, message: Acknowledge
+    ) -> None:
         for number, ranges in message.rows:
             given = self.world.watch.given_out.get(number)
             if given is None:
@@ -101,6 +104,9 @@ class CommitFirst(Oracle):
                 # Of a call that it had given back, or all of a closed one: acknowledged, and void.
                 opened = state.assignments.get(number)
                 left = RangeSet() if opened is None else RangeSet(left.common(0, opened.high))
+                if opened is not None and _is_given_up(process, number):
+                    # So is that of one which the store keeps for its lease alone.
+                    left = _settled_here(process, given.task, left)
             for low, high in ranges:
                 for index in range(low, high):
                     if (number, index) in self._not_final:
@@ -146,3 +152,17 @@ class CommitFirst(Oracle):
 
 def _over(state: StoredState, task: str) -> bool:
     return task in state.ever_released
+
+
+def _is_given_up(process: "Process", number: int) -> bool:
+    """Whether a controller has closed an assignment, whatever its store says."""
+    return isinstance(process, ControllerProcess) and number not in process.core().assignments.open
+
+
+def _settled_here(process: "Process", task: str, calls: RangeSet) -> RangeSet:
+    """Those of the calls that a controller takes for settled, committed or not."""
+    assert isinstance(process, ControllerProcess)
+    known = process.core().ledger.tasks.get(task)
+    if known is None:
+        return calls
+    return RangeSet(part for low, high in calls for part in known.settled.common(low, high))
