@@ -44,7 +44,7 @@ class DeviceInfo(_Bound):
     """The controller's: alive, suspect or dead."""
     session: str = ""
     slots: int = 0
-    """Calls it runs at a time."""
+    """Calls it runs at a time; 0 until it has said what it is, right after it came."""
     cpu_strength: float = 1.0
     """Speed of one core relative to a Raspberry Pi 4's."""
     cpu_cores: int = 1
@@ -109,8 +109,11 @@ class DeviceInfo(_Bound):
             )
         client = self._owner()
         if not self.has_task(name):
-            # Installed since this record was made, perhaps.
-            self._check_offers(client.device(self.name), name)
+            # Installed since this record was made, perhaps. One that was heard, but has not said
+            # what it is yet, has no slots: the controller waits for its word as for the device.
+            device = client.device(self.name)
+            if device.slots:
+                self._check_offers(device, name)
         view = client.options(device=self.name)
         if isinstance(arguments, Mapping):
             return view.submit(name, **arguments).result(timeout)

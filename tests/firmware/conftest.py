@@ -79,11 +79,13 @@ def make_board(kind: str, cluster: LocalCluster, folder: Path, name: str) -> Boa
 
 
 def until_alive(client: Client, board: Board) -> None:
-    """Until the controller knows it as online."""
+    """Until the controller knows it as online, and what it is (which is another message)."""
 
     def is_alive() -> bool:
         return any(
-            row.name == board.name and (row.state, row.verdict) == ("online", "alive")
+            row.name == board.name
+            and (row.state, row.verdict) == ("online", "alive")
+            and row.slots > 0
             for row in client.devices()
         )
 

@@ -195,7 +195,7 @@ def test_garbage_on_its_topics_does_not_stop_a_client(fleet: Fleet, client: fora
 def offering(fleet: Fleet, **functions: str) -> None:
     """One device that has these."""
     names = {name.replace("__", "."): version for name, version in functions.items()}
-    answers(fleet, "devices", [{"name": "pi1", "profile": "mcu", "functions": names}])
+    answers(fleet, "devices", [{"name": "pi1", "slots": 1, "profile": "mcu", "functions": names}])
 
 
 def test_a_device_performs_what_it_has(fleet: Fleet, client: forage.Client) -> None:
@@ -242,6 +242,16 @@ def test_a_function_installed_since_the_record_was_made_is_performed(
     assert device.perform("org.app.task", [-1]) == 1
 
 
+def test_a_device_that_has_not_said_what_it_has_yet_performs_when_it_has(
+    fleet: Fleet, client: forage.Client
+) -> None:
+    fleet.named["org.app.task"] = abs
+    answers(fleet, "devices", [{"name": "pi1", "verdict": "alive"}])
+    device = client.device("pi1")
+    assert (device.slots, device.functions) == (0, {})
+    assert device.perform("org.app.task", [-1]) == 1
+
+
 def test_what_performing_does_not_take_is_an_error_that_says_so(
     fleet: Fleet, client: forage.Client
 ) -> None:
@@ -261,7 +271,7 @@ def test_a_record_is_equal_and_shown_whoever_asked_for_it(
 ) -> None:
     offering(fleet, org__app__task="1")
     device = client.device("pi1")
-    row = {"name": "pi1", "profile": "mcu", "functions": {"org.app.task": "1"}}
+    row = {"name": "pi1", "slots": 1, "profile": "mcu", "functions": {"org.app.task": "1"}}
     assert device == forage.DeviceInfo.from_row(row)
     assert pickle.loads(pickle.dumps(device)) == device
     assert "client" not in repr(device)
