@@ -70,6 +70,10 @@ FRAME_BYTES_MAX: Final = 2 * CALL_BYTES_MAX
 """From a worker: one outcome at its limit, and what was held before it. More is nonsense."""
 _RECEIVE_BYTES = 256 * 1024
 
+# What is received lands here first, whoever sent it: a buffer for each receive would be mapped and
+# unmapped by the kernel each time.
+_space = memoryview(bytearray(_RECEIVE_BYTES))
+
 
 class FrameError(Exception):
     """A worker sends what is no frame."""
@@ -96,16 +100,16 @@ class FrameReader:
         Raises FrameError where the bytes are no frames.
         """
         try:
-            received = self._source.recv(_RECEIVE_BYTES)
+            count = self._source.recv_into(_space)
         except BlockingIOError:
             return None
         except OSError:
-            received = b""
-        if not received:
+            count = 0
+        if not count:
             self.is_over = True
             return None
         data = self._data
-        data += received
+        data += _space[:count]
         frames: list[Any] = []
         at = 0
         while len(data) - at >= LENGTH_BYTES:

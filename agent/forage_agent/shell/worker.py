@@ -132,6 +132,8 @@ class Worker:
         self._held_assignment = 0
         self._held_end = 0
         """What is held are this assignment's calls up to this one."""
+        self._packed: list[bytes] = []
+        """Frames of what was held before that; never without something held behind them."""
         self._held_bytes = 0
         self._held_run_ns = 0
         self._held_since_ns = 0
@@ -267,11 +269,11 @@ class Worker:
         """Keep an outcome, and send what is due. Under the lock."""
         assignment, index = call[:2]
         held = self._held
-        if held and (index != self._held_end or assignment != self._held_assignment):
-            self._flush()
         if not held:
-            self._held_assignment = assignment
             self._held_since_ns = ended_ns
+        elif index != self._held_end or assignment != self._held_assignment:
+            self._pack()
+        self._held_assignment = assignment
         if reason:
             self._held_errors.append((index, reason))
         held.append(item)
@@ -291,15 +293,24 @@ class Worker:
         """Send what is held. Under the lock."""
         if not self._held:
             return
-        assignment, end = self._held_assignment, self._held_end
+        self._pack()
+        frames = b"".join(self._packed)
+        self._packed.clear()
+        self._held_bytes = 0
+        self._send(frames)
+
+    def _pack(self) -> None:
+        """One frame of what is held, to be sent with the next one. Under the lock."""
         count = len(self._held)
         errors = [list(error) for error in self._held_errors]
         run_us = self._held_run_ns // 1_000
         items = b"".join(self._held)
         self._held.clear()
         self._held_errors.clear()
-        self._held_bytes = self._held_run_ns = 0
-        self._send(pack([OUTCOMES, assignment, end - count, count, run_us, errors, items]))
+        self._held_run_ns = 0
+        low = self._held_end - count
+        frame = [OUTCOMES, self._held_assignment, low, count, run_us, errors, items]
+        self._packed.append(pack(frame))
 
     def _read_frame(self) -> bool:
         """Wait for a frame and take its calls; False where the agent is gone."""

@@ -55,6 +55,7 @@ from forage_wire.shell.framing import (
 )
 from forage_wire.shell.lean_paho import Client
 from forage_wire.shell.nesting import inner_selector
+from forage_wire.shell.owed import Owed
 from forage_wire.shell.reconnect import RandomSource, ReconnectDelay, SystemRandom
 from forage_wire.shell.sockets import BufferedSocket, EndOfStreamError, buffered
 from forage_wire.shell.subscribing import Subscribing
@@ -86,7 +87,6 @@ logger = logging.getLogger(__name__)
 # What we say ourselves, in place of the library; each is a whole packet.
 PINGREQ = b"\xc0\x00"
 DISCONNECT = b"\xe0\x00"
-PUBACK_HEADER = b"\x40\x02"
 
 PUBACK = 0x40
 PUBLISH = 0x30
@@ -198,6 +198,7 @@ class MqttConnection:
         self._subscribe_deadline_ms = 0
 
         self._unacknowledged = Unacknowledged()
+        self._owed = Owed()
         self._topics: dict[str, bytes] = {}
 
         self._last_received_ms = 0
@@ -244,7 +245,8 @@ class MqttConnection:
             deadline_ms = min(self._last_sent_ms, self._last_received_ms) + self._keepalive_ms
         if not self._subscribing.is_done:
             deadline_ms = min(deadline_ms, self._subscribe_deadline_ms)
-        return deadline_ms
+        owed_due_ms = self._owed.due_ms
+        return deadline_ms if owed_due_ms is None else min(deadline_ms, owed_due_ms)
 
     # ------------------------------------------------------------------ what the owner does
 
@@ -273,7 +275,7 @@ class MqttConnection:
         """All that happened: one large receive, timers, continued sends. Never blocks.
 
         Call it when `fileno()` is readable and when `next_deadline_ms()` has come; calling it at
-        any other time is harmless. PUBACKs for what it returns leave with the next `flush`.
+        any other time is harmless. PUBACKs for what it returns leave with what is sent next.
         """
         if self._dial is not None:
             self._continue_dial(self._dial, now_ms)
@@ -341,6 +343,9 @@ class MqttConnection:
         wire = self._wire
         if wire is None:
             return
+        owed = self._owed.take(now_ms, others_leave=wire.unsent_bytes > 0)
+        if owed:
+            wire.send(owed)
         sent_before = wire.sent_bytes
         wire.flush()
         if wire.sent_bytes != sent_before:
@@ -375,6 +380,7 @@ class MqttConnection:
         self._waits_for_room = False
         self._subscribe_answers.clear()
         self._unacknowledged = Unacknowledged()
+        self._owed = Owed()
         self._ping_ms = None
 
     def close(self) -> None:
@@ -483,16 +489,16 @@ class MqttConnection:
             self._last_sent_ms = now_ms
             self._events.append(Connected(session_present=bool(chunk[2] & 1)))
             self._begin_subscribing(now_ms)
-        self._digest(wire, chunk)
+        self._digest(wire, chunk, now_ms)
         if not self._subscribing.is_done:
             self.flush(now_ms)  # What was asked for waits for no owner.
 
-    def _digest(self, wire: BufferedSocket, chunk: bytes) -> None:
+    def _digest(self, wire: BufferedSocket, chunk: bytes, now_ms: int) -> None:
         """Take apart all that was received."""
         reader = self._reader
         try:
             for packet in reader.feed(chunk):
-                self._on_packet(wire, packet)
+                self._on_packet(wire, packet, now_ms)
                 if wire.given_up:
                     break
         except MalformedError as error:
@@ -503,13 +509,13 @@ class MqttConnection:
             details = f": {reader.malformed}" if reader.malformed else ""
             self._end(f"the broker sent what is not MQTT{details}", "lost")
 
-    def _on_packet(self, wire: BufferedSocket, packet: Packet | Skipped) -> None:
+    def _on_packet(self, wire: BufferedSocket, packet: Packet | Skipped, now_ms: int) -> None:
         if isinstance(packet, Skipped):
             self._events.append(
                 MessageTooLong(topic=packet.topic, packet_bytes=packet.packet_bytes)
             )
             if packet.message_id is not None:
-                wire.send(PUBACK_HEADER + packet.message_id.to_bytes(2, "big"))
+                self._owed.add(packet.message_id, now_ms)
             return
         first, body = packet
         kind = first & TYPE_MASK
@@ -518,7 +524,7 @@ class MqttConnection:
             retain = bool(first & 1)
             self._events.append(MessageReceived(topic=topic, payload=payload, retain=retain))
             if message_id is not None:
-                wire.send(PUBACK_HEADER + message_id.to_bytes(2, "big"))
+                self._owed.add(message_id, now_ms)
         elif kind == PUBACK:
             if len(body) != 2:
                 raise MalformedError(f"a PUBACK of {len(body)} bytes")
@@ -565,6 +571,8 @@ class MqttConnection:
             elif self._wire is not None:
                 self._end(f"no MQTT answer within {seconds}; is it a broker?", "unreachable")
             return
+        if _is_due(self._owed.due_ms, now_ms):
+            self.flush(now_ms)
         if not self._subscribing.is_done and now_ms >= self._subscribe_deadline_ms:
             self._end("the broker does not answer our subscriptions", "lost")
         elif self._ping_ms is not None:
@@ -595,3 +603,7 @@ class MqttConnection:
         events = self._events
         self.abort()
         self._events = [*events, Disconnected(reason=reason, kind=kind)]
+
+
+def _is_due(due_ms: int | None, now_ms: int) -> bool:
+    return due_ms is not None and now_ms >= due_ms
