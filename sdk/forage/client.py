@@ -186,9 +186,14 @@ class Client(Executor):
                 return device
         raise LookupError(f"The controller knows no device {name!r}; see `forage device ls`.")
 
-    def tasks(self) -> list[TaskInfo]:
-        """The tasks of this user that the controller keeps."""
-        return [TaskInfo.from_row(row) for row in self._network.queries.ask("tasks")]
+    def tasks(self, *, ended: bool = False) -> list[TaskInfo]:
+        """The tasks of this user that the controller keeps.
+
+        Args:
+            ended: Also those whose results were collected lately, as far as it remembers them.
+        """
+        arguments = {"ended": "true"} if ended else {}
+        return [TaskInfo.from_row(row) for row in self._network.queries.ask("tasks", **arguments)]
 
     def task(self, name: str) -> TaskInfo:
         """One task, by its id or by the name of one of its calls."""

@@ -167,7 +167,8 @@ class Future(concurrent.futures.Future[_T]):
     def logs(self) -> list[str]:
         """What the call wrote, as lines `17 out text` (index, stream, line).
 
-        The controller keeps the last 64 KiB of each task's output.
+        The controller keeps the last 64 KiB of each task's output, also of the last 500 tasks that
+        ended; of an older one, `Refused` says that nothing is kept.
         """
         return self._bound().network.queries.logs(self.id)
 

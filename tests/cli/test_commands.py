@@ -11,6 +11,7 @@ import pytest
 
 from cli.conftest import LIMIT_S, Run, begin, finish
 from forage import LocalCluster, connect
+from integration.observing import until
 
 TASK = re.compile(r"[0-9a-v]{13}-[0-9a-v]+(\.\d+)?")
 
@@ -205,6 +206,12 @@ def test_a_task_can_be_looked_at_and_cancelled_from_another_terminal(
         ended = finish(process)
         assert ended.code == 130
         assert ended.sentence == "Cancelled by another client of the same user."
+        until(lambda: task not in run("task", "ls", "-o", "name").out, "the end of the task")
+        # It is over, and what became of it can still be asked for.
+        assert task in run("task", "ls", "--all", "-o", "name").out.split()
+        assert run("task", "logs", task).out == "0 out waiting\n"
+        ended = run("task", "cancel", task)
+        assert (ended.code, ended.sentence) == (2, f"{task} has ended: there is nothing to cancel.")
     finally:
         process.kill()
         process.wait()

@@ -65,6 +65,10 @@ class Limits:
     """Uncollected outcomes, and the ids of released tasks."""
     released_ids: int = 65_536
     """Ids of released tasks kept at most; the oldest go first."""
+    ended_tasks: int = 500
+    """Released tasks of which attempts and output are remembered ..."""
+    ended_pages: int = 4_000
+    """... and their pages, without the calls."""
     settled_after_ms: int = 1_000
     """A client is told of committed outcomes that it has not collected after this."""
     status_every_ms: int = 1_000

@@ -211,7 +211,7 @@ class ControllerCore:
             self.ledger.checkpoints.drop,
         )
         self._starvation = Starvation(self.backlog, self.settlement, self.fleet, effects)
-        self._monitor = Monitor(
+        self.monitor = Monitor(
             config,
             effects,
             self.topics,
@@ -230,7 +230,7 @@ class ControllerCore:
             self.settlement,
             self.assignments,
             self.reconciler,
-            self._monitor,
+            self.monitor,
             self._codes,
             self.leases,
             self._refused_epoch,
@@ -322,7 +322,7 @@ class ControllerCore:
             dues += [
                 self._links.next_wakeup_ms(),
                 self.fleet.next_wakeup_ms(),
-                self._monitor.next_wakeup_ms(),
+                self.monitor.next_wakeup_ms(),
                 self.reconciler.next_wakeup_ms(),
                 self.clients.next_wakeup_ms(),
                 self.settlement.next_wakeup_ms(),
@@ -424,7 +424,7 @@ class ControllerCore:
         self._starvation.listen_from(now_ms)
         self.leases.listen_from(now_ms)
         self.siblings.listen_from(now_ms)
-        self._monitor.connected()
+        self.monitor.connected()
         if self._unheard:
             self._unheard_until_ms = (
                 now_ms + self.fleet.spread_ms() + self._config.limits.first_suspicion_ms
@@ -531,7 +531,7 @@ class ControllerCore:
             self._ask(now_ms)
         if self._rules:
             self._work(now_ms)
-            self._monitor.publish(now_ms, clients=len(self.clients.clients))
+            self.monitor.publish(now_ms, clients=len(self.clients.clients))
             self.replicas.poll(now_ms)
             self._links.poll(now_ms)
         self.effects.tell_dropped(now_ms)

@@ -15,6 +15,7 @@ from forage_controller.core.checkpoints import Checkpoints
 from forage_controller.core.codes import CodeShelf
 from forage_controller.core.config import CoreConfig
 from forage_controller.core.effects import Effects
+from forage_controller.core.ended import Ended
 from forage_controller.core.operations import SaveCollected, SavePage, SaveReleased
 from forage_controller.core.pages import PageCache
 from forage_controller.core.running import RunningTime
@@ -65,6 +66,7 @@ class Ledger:
         self._running = running
         self.keep_ms = config.limits.keep_ms
         self.tasks: dict[str, Task] = {}
+        self.ended = Ended(config.limits.ended_tasks, config.limits.ended_pages)
         self.released: dict[str, int] = {}
         """Ids of tasks that ended -> when they are forgotten."""
         self._refused: dict[str, PageRefused] = {}
@@ -363,7 +365,7 @@ class Ledger:
             self.release(task, now_ms)
 
     def release(self, task: Task, now_ms: int) -> None:
-        """Keep nothing of a task but its id."""
+        """Keep nothing of a task but its id, and for a while what became of it."""
         if task.checkpoints:
             self.checkpoints.released(task)
         self._effects.save(SaveReleased(task=task.id))
@@ -389,6 +391,9 @@ class Ledger:
         while len(self.released) > self._limits.released_ids:
             self._forget(next(iter(self.released)))
         self.dirty[task.id] = task
+        for forgotten in self.ended.add(task):
+            if forgotten.log:
+                self.dirty[forgotten.id] = forgotten
 
     def _forget(self, task: str) -> None:
         del self.released[task]

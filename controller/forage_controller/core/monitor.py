@@ -47,7 +47,8 @@ class Monitor:
         self._last_settled = 0
         self._last_stats_ms = 0
         self._logs: dict[str, Task] = {}
-        self._logs_bytes = 0
+        self.logs_bytes = 0
+        """What the output that is kept counts for."""
         self._dirty: dict[str, Task] = {}
 
     def next_wakeup_ms(self) -> int | None:
@@ -83,8 +84,10 @@ class Monitor:
         topic = self._topics.status(task.client.user, task.client.name, task.id)
         if task.id not in self._ledger.tasks:
             del self._dirty[task.id]
-            self._drop_log(task)
+            if task.id not in self._ledger.ended:
+                self._drop_log(task)
             if task.status_ms is not None:
+                task.status_ms = None
                 self._effects.publish(topic, b"", retain=True)
             return
         if now_ms - task.made_ms < self._limits.status_every_ms:
@@ -162,30 +165,31 @@ class Monitor:
 
     def on_log(self, task_id: str, payload: bytes) -> None:
         """Lines of a task's output, as a device published them."""
-        task = self._ledger.tasks.get(task_id)
+        # The last lines may come after the outcome, and after that was collected.
+        task = self._ledger.tasks.get(task_id) or self._ledger.ended.get(task_id)
         if task is None:
             return
         for line in payload[: 64 * LOG_LINE_BYTES_MAX].decode("utf-8", "replace").splitlines():
             self._add_line(task, line[:LOG_LINE_BYTES_MAX])
         self._logs.pop(task_id, None)
         self._logs[task_id] = task
-        while self._logs_bytes > self._limits.logs_bytes and len(self._logs) > 1:
+        while self.logs_bytes > self._limits.logs_bytes and len(self._logs) > 1:
             self._drop_log(next(iter(self._logs.values())))
 
     def _add_line(self, task: Task, line: str) -> None:
         task.log.append(line)
         task.log_bytes += len(line) + _LINE_BYTES
-        self._logs_bytes += len(line) + _LINE_BYTES
+        self.logs_bytes += len(line) + _LINE_BYTES
         while task.log_bytes > self._limits.log_bytes and len(task.log) > 1:
             dropped = len(task.log.popleft()) + _LINE_BYTES
             task.log_bytes -= dropped
-            self._logs_bytes -= dropped
+            self.logs_bytes -= dropped
             task.log_dropped += 1
 
     def _drop_log(self, task: Task) -> None:
         if self._logs.pop(task.id, None) is None:
             return
-        self._logs_bytes -= task.log_bytes
+        self.logs_bytes -= task.log_bytes
         task.log_dropped += len(task.log)
         task.log.clear()
         task.log_bytes = 0

@@ -1,7 +1,8 @@
 """Answers to what people ask: the fleet, the tasks, why something does not run. JSON, for them."""
 
 import json
-from itertools import islice
+from collections.abc import Iterable
+from itertools import chain, islice
 from typing import Any
 
 from forage_controller.core.assignments import Assignments
@@ -58,8 +59,11 @@ class Queries:
             case "devices":
                 return [_device_row(device, now_ms) for device in self._fleet.devices.values()]
             case "tasks":
-                latest = islice(reversed(self._ledger.tasks.values()), _TASKS_LOOKED_AT)
-                own = [task for task in latest if task.client.user == client.user]
+                latest: Iterable[Task] = reversed(self._ledger.tasks.values())
+                if query.arguments.get("ended") == "true":
+                    latest = chain(latest, self._ledger.ended.latest())
+                looked_at = islice(latest, _TASKS_LOOKED_AT)
+                own = [task for task in looked_at if task.client.user == client.user]
                 return [_task_row(task, now_ms) for task in reversed(own[:_TASKS_LISTED])]
             case "drain":
                 return self._drain(query)
@@ -78,11 +82,14 @@ class Queries:
 
     def _about_task(self, client: Client, query: Query, now_ms: int) -> Any:
         named = split_call(query.name)
-        task = self._ledger.tasks.get(named[0]) if named else None
+        task = None
+        if named:
+            task = self._ledger.tasks.get(named[0]) or self._ledger.ended.get(named[0])
         if task is None or task.client.user != client.user:
             if named and named[0] in self._ledger.released:
                 raise LookupError(
-                    f"task {named[0]} has ended and was collected: nothing more is kept of it"
+                    f"task {named[0]} ended and was collected too long ago: nothing more is kept "
+                    "of it"
                 )
             raise LookupError(
                 f"no task or call of this user is named {query.name}: look at `forage task ls`"
@@ -192,7 +199,7 @@ class Queries:
             waiting = next((low for low, _high in task.done.missing(0, task.calls)), None)
             reason = self._state_of(task, waiting)[1] if waiting is not None else "all is done"
         eligible = {}
-        if page is not None:
+        if page is not None and task.id in self._ledger.tasks:
             eligible = {
                 device.name: why_not(device, page.header) or "yes"
                 for device in self._fleet.devices.values()

@@ -44,17 +44,19 @@ def command(context: click.Context) -> None:
 
 
 @command.command("ls")
+@click.option("--all", "-a", "ended", is_flag=True, help="Also those that ended lately.")
 @output_flag
 @connection_flags
 @click.pass_context
-def list_tasks(context: click.Context, output: str) -> None:
-    """List your tasks that the controller keeps; a task whose results were collected is gone."""
+def list_tasks(context: click.Context, ended: bool, output: str) -> None:
+    """List your tasks that have not ended, or whose results nobody has collected yet."""
     with connect(fleet_of(context)) as client:
-        rows = [asdict(task) for task in client.tasks()]
+        rows = [asdict(task) for task in client.tasks(ended=ended)]
     rows.sort(key=lambda row: -row["age_s"])
     print_rows(rows, _COLUMNS, "task", output)
     if not rows:
-        say("No open task. Submit one with `forage run FILE:FUNC`.")
+        which = "task" if ended else "open task (--all shows those that ended lately)"
+        say(f"No {which}. Submit one with `forage run FILE:FUNC`.")
 
 
 @command.command("get")
@@ -94,7 +96,8 @@ def cancel_tasks(context: click.Context, names: tuple[str, ...], force: bool) ->
         for name in names:
             with _names():
                 # Asked first: a cancellation itself is not answered.
-                client.task(name)
+                if client.task(name).state == "collected":
+                    raise Ending(f"{name} has ended: there is nothing to cancel.")
                 client.cancel(name, force=force)
             say(f"{name}: cancelled" + ("." if force else ", but for what runs (see --force)."))
 
