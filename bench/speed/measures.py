@@ -13,6 +13,7 @@ from pathlib import Path
 
 from forage import Client, LocalCluster
 from speed import calls
+from speed.bare import bare_chain
 from speed.machine import modules_of, pss_mib, rss_bytes, tree_of, wire_bytes
 
 __all__ = ["MEASURES", "Figures", "Settings"]
@@ -84,15 +85,24 @@ def own_tasks(client: Client, count: int) -> None:
         raise AssertionError("wrong results")
 
 
+def timed_ms(work: Callable[[], None], count: int) -> list[float]:
+    """How long it takes each time."""
+    found = []
+    for _ in range(count):
+        began = time.perf_counter()
+        work()
+        found.append((time.perf_counter() - began) * 1_000)
+    return found
+
+
 def latencies_ms(client: Client, count: int) -> list[float]:
     """Of single calls back to back, sorted."""
-    found = []
-    for number in range(count):
-        began = time.perf_counter()
-        if client.submit(calls.same, number).result() != number:
+
+    def call() -> None:
+        if client.submit(calls.same, 7).result() != 7:
             raise AssertionError("a wrong result")
-        found.append((time.perf_counter() - began) * 1_000)
-    return sorted(found)
+
+    return sorted(timed_ms(call, count))
 
 
 def percentile(ordered: list[float], percent: float) -> float:
@@ -136,6 +146,36 @@ def latency(settings: Settings) -> Figures:
                 raise AssertionError("a wrong echo")
             times.append((time.perf_counter() - began) * 1_000)
         yield "echo of 1 MiB: p50 ms", statistics.median(times)
+
+
+def beside_bare(settings: Settings) -> Figures:
+    """What the machine allows just now, and how far we are from it: both in turns."""
+    with (
+        settings.cluster() as cluster,
+        bare_chain(int(cluster.broker_url.rpartition(":")[2])) as bare,
+        cluster.client() as client,
+    ):
+        warm(client)
+        ours: list[float] = []
+        bares: list[float] = []
+        for _ in range(10):
+            ours += latencies_ms(client, settings.scaled(200))
+            bares += timed_ms(bare.call, settings.scaled(200))
+        yield "bare chain, single call: p50 ms", statistics.median(bares)
+        yield (
+            "single call: p50, in bare chains'",
+            statistics.median(ours) / statistics.median(bares),
+        )
+        count = settings.scaled(5_000)
+        bare_rate = rate(count, lambda: bare.own_tasks(count))
+        yield "bare chain, own task for each call: calls/s", bare_rate
+        our_rate = rate(count, lambda: own_tasks(client, count))
+        yield "own task for each call, of the bare chain's", our_rate / bare_rate
+        count = settings.scaled(50_000)
+        bare_rate = rate(count, lambda: bare.one_task(count))
+        yield "bare chain, 50,000 of one task: calls/s", bare_rate
+        our_rate = rate(count, lambda: all_at_once(client, count))
+        yield "submit_all, 50,000, of the bare chain's", our_rate / bare_rate
 
 
 def slow_disk(settings: Settings) -> Figures:
@@ -303,6 +343,7 @@ def idle(settings: Settings) -> Figures:
 MEASURES: dict[str, Callable[[Settings], Figures]] = {
     "throughput": throughput,
     "latency": latency,
+    "bare": beside_bare,
     "slow-disk": slow_disk,
     "beside": beside_a_batch,
     "failover": failover,
