@@ -83,15 +83,17 @@ class _Roles:
         """Serve until the end; the answer is the exit code."""
         gave_way = False
         while True:
-            epoch = 0
+            epoch, is_current = 0, False
             if self._config.standby:
                 standby = Standby(self._config, self._identity, gave_way=gave_way)
                 code = self._serve(standby)
                 if not standby.takes_over:
                     return code
-                epoch = standby.epoch
+                epoch, is_current = standby.epoch, standby.is_current
             try:
-                controller = Controller(self._config, self._identity, epoch=epoch)
+                controller = Controller(
+                    self._config, self._identity, epoch=epoch, is_current=is_current
+                )
             except StateInUse:
                 if self._config.standby:
                     continue  # Another that waited for it was quicker.

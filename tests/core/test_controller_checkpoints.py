@@ -114,8 +114,8 @@ def test_calls_with_checkpoints_go_alone_and_the_others_together() -> None:
     keep(pi, whole, 1, b"of 13", index=13)
     other = desk.device("other")
     pi.say("lost")
-    while len(other.assignments) < 5 and other.assignments:
-        other.finish(other.assignments[-1], run_us=1)
+    for one in other.assignments:  # More come while these end.
+        other.finish(one, run_us=1)
     assert [row for row in given(other) if row[2]] == [
         (7, 8, (1, b"of 7")),
         (13, 14, (1, b"of 13")),
@@ -124,6 +124,40 @@ def test_calls_with_checkpoints_go_alone_and_the_others_together() -> None:
     assert covered[0][0] == 0
     assert covered[-1][1] == 20
     assert all(a[1] == b[0] for a, b in itertools.pairwise(covered))
+
+
+def test_they_go_alone_also_when_nobody_knows_any_more_that_they_had_begun() -> None:
+    """A controller that is started anew has the states, and not what devices said of their calls."""
+    desk = Desk().begin()
+    pi = desk.device("pi")
+    client = desk.client()
+    for _ in range(12):
+        client.submit(1)
+        pi.finish(pi.assignments[-1], run_us=1)
+    pi.assignments.clear()
+    client.submit(20)
+    [whole] = pi.assignments
+    keep(pi, whole, 1, b"of 5", index=5)
+    stored = StoredState()
+    for operation in desk.saved:
+        stored.apply(operation)
+    after = Desk(recovered=stored.recover(), start="d" * 16).begin()
+    after.saved = list(desk.saved)
+    other = after.device("other")
+    # The function is known to be a quick one before the device that had it all is given up.
+    somebody = after.client(name="1" * 13)
+    for _ in range(12):
+        somebody.submit(1)
+        other.finish(other.assignments[-1], run_us=1)
+    other.assignments.clear()
+    after.advance(5_000)
+    after.answer_loads()
+    assert given(other) == [
+        (0, 1, None),
+        (1, 5, None),
+        (5, 6, (1, b"of 5")),
+        (6, 20, None),
+    ]
 
 
 def test_of_two_attempts_the_state_that_is_further_on_is_kept() -> None:

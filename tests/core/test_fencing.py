@@ -4,8 +4,12 @@ import pytest
 
 from core.desk import CODE, TOPICS, Desk
 from core.pair import START, Pair, presence
-from forage_controller.core.operations import SavePage
+from forage_controller.core.commands import Command, Exit
+from forage_controller.core.config import CoreConfig, Limits
+from forage_controller.core.controller import ControllerCore
+from forage_controller.core.operations import RecoveredState, Save, SaveCommitted, SavePage
 from forage_wire.codec import encode
+from forage_wire.io import BatchEnded, Connected, Disconnected, Publish
 from forage_wire.messages import (
     AssignmentRefused,
     ClientInventory,
@@ -138,3 +142,40 @@ def test_a_task_whose_pages_are_here_or_still_to_come_goes_on() -> None:
     desk.run()
     assert not client.of(SubmissionRefused)
     assert desk.core.ledger.tasks[task].total == 8
+
+
+LATEST_MS = Limits().change_ms
+
+
+def take_over(connected_after_ms: int) -> tuple[ControllerCore, list[Command]]:
+    """A core that is to rule with a copy that lacked nothing when it was made, and reaches the broker
+    so much later."""
+    core = ControllerCore(CoreConfig(), RecoveredState(epoch=3), START, took_over_ms=50_000)
+    now_ms = 50_000 + connected_after_ms
+    return core, core.handle(Connected(session=f"{START}-1"), now_ms)
+
+
+def test_a_take_over_that_reaches_the_broker_soon_rules() -> None:
+    core, commands = take_over(LATEST_MS)
+    assert not [one for one in commands if isinstance(one, Exit)]
+    for _ in range(2):
+        due_ms = core.next_wakeup_ms()
+        assert due_ms is not None
+        for command in core.handle(BatchEnded(), due_ms):
+            if isinstance(command, Save):
+                core.handle(SaveCommitted(number=command.number), due_ms)
+    assert (core.active, core.epoch) == (True, 4)
+    # Whatever breaks later is no take-over any more.
+    core.handle(Disconnected(), 300_000)
+    again = core.handle(Connected(session=f"{START}-2"), 300_000)
+    assert not [one for one in again if isinstance(one, Exit)]
+
+
+def test_a_take_over_that_was_cut_off_itself_is_called_off() -> None:
+    """Whoever ruled went on alone meanwhile, and may have died with what it did."""
+    core, commands = take_over(LATEST_MS + 1)
+    [exit_] = [one for one in commands if isinstance(one, Exit)]
+    assert exit_.code == 2
+    assert exit_.reason.startswith("the take-over is called off")
+    assert not [one for one in commands if isinstance(one, Publish)]
+    assert not core.active

@@ -386,6 +386,7 @@ def test_one_whose_copy_may_be_old_waits_longer_for_the_controller_that_has_all(
     pair.advance(11_000)
     [taken] = pair.standby.taken
     assert "nobody who has all came back" in taken.reason
+    assert not taken.is_current
 
 
 def test_one_that_followed_to_the_end_does_not_say_that_its_copy_may_be_old() -> None:
@@ -395,6 +396,7 @@ def test_one_that_followed_to_the_end_does_not_say_that_its_copy_may_be_old() ->
     pair.advance(1_000)
     [taken] = pair.standby.taken
     assert taken.reason == "controller main lost its connection"
+    assert taken.is_current
 
 
 def test_one_that_stood_still_itself_does_not_take_over_with_what_it_had_before() -> None:

@@ -105,6 +105,10 @@ CONDITION_KINDS = (
 )
 EVENT_KINDS = ("broker-restart", "broker-rollback", "disk-fails", "forged-stale", "stale-will")
 KINDS = PROCESS_KINDS + CONDITION_KINDS + EVENT_KINDS
+STORY_KINDS = ("deaf",)
+"""Those that no seed draws by itself."""
+DEAF_MS = 2_000
+SHORT_LEASE_MS = 5_000
 STORY_MS = 10_000
 """A controller that was started anew needs half of it to give up a device that is silent."""
 
@@ -186,14 +190,32 @@ def _with_story(seed: int, plan: Plan) -> Plan:
         cut = Fault(at_ms=at_ms, kind="cut", target=name, duration_ms=safety_ms - at_ms)
         return replace(plan, faults=(*plan.faults, cut), detect_ms=60_000)
     long = [task for client in plan.clients for task in client.tasks if _is_long(task)]
-    if long and drawn > 0.8:
-        # Leases are answered late, and then a device is cut off for longer than its last one.
+    if long and len(plan.devices) > 1 and drawn > 0.8:
+        # A device hears late that it may go on, and is cut off then until that is over.
         at_ms = long[0].at_ms + random.randint(1_500, 6_000)
-        until_ms = max(safety_ms, at_ms + 2 * LONG_MS)
-        slow = Fault(at_ms=500, kind="segment-loss", duration_ms=until_ms - 500, amount=0.5)
-        cut = Fault(at_ms=at_ms, kind="cut", target=name, duration_ms=until_ms - at_ms)
-        return replace(plan, faults=(*plan.faults, slow, cut), safety_ms=until_ms)
+        deaf = Fault(at_ms=at_ms, kind="deaf", target=name, duration_ms=DEAF_MS)
+        cut_ms = at_ms + DEAF_MS + 5
+        until_ms = max(safety_ms, cut_ms + 2 * LONG_MS)
+        cut = Fault(at_ms=cut_ms, kind="cut", target=name, duration_ms=until_ms - cut_ms)
+        return replace(
+            plan,
+            clients=tuple(_with_short_leases(client) for client in plan.clients),
+            faults=(*plan.faults, deaf, cut),
+            safety_ms=until_ms,
+            detect_ms=2_000,
+        )
     return plan
+
+
+def _with_short_leases(client: ClientSpec) -> ClientSpec:
+    """Long calls outlast their leases, instead of these outlasting them."""
+    tasks = tuple(
+        replace(task, options=replace(task.options, lease_ms=SHORT_LEASE_MS))
+        if _is_long(task)
+        else task
+        for task in client.tasks
+    )
+    return replace(client, tasks=tasks)
 
 
 def _is_long(task: TaskSpec) -> bool:
@@ -284,6 +306,10 @@ def _apply_to_process(world: "World", fault: Fault) -> None:
         case "reset":
             if process.connection is not None:
                 world.broker.end(process.connection, "reset")
+        case "deaf":
+            # It is heard, and hears nothing for a while.
+            if process.connection is not None:
+                process.connection.downlink.block(clock.now_ms + fault.duration_ms)
         case "half-open":
             if process.connection is not None and process.connection.broker_open:
                 world.broker.half_open(process.connection, fault.duration_ms)

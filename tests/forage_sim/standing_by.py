@@ -37,8 +37,10 @@ from forage_sim.oracles.one_right_outcome import OneRightOutcome
 from forage_sim.oracles.stale_sessions import StaleSessions
 from forage_sim.oracles.started_once import StartedOnce
 from forage_sim.process import Process
+from forage_sim.workload import CallSpec, TaskSpec
 from forage_sim.world import CONTROLLER, Report, World, run_world
 from forage_wire.io import Publish
+from forage_wire.messages import Options
 
 if TYPE_CHECKING:
     from forage_controller.core.commands import Command
@@ -47,6 +49,11 @@ __all__ = ["ATTIC", "PairWorld", "draw_pair_plan", "run_pair"]
 
 ATTIC = "attic"
 ROLE_CHANGE_MS = 5
+BEHIND_MS = 5_000
+"""When the second machine is cut off, in some worlds, and for how long: its copy stays behind."""
+BEHIND_FOR_MS = 6_000
+HANGING_NONCE = 999_999_000
+HANGS_MS = 100_000_000
 
 KINDS = ("kill", "kill-between", "power", "freeze", "cut", "reset", "half-open", "clock-jump")
 
@@ -54,13 +61,17 @@ KINDS = ("kill", "kill-between", "power", "freeze", "cut", "reset", "half-open",
 class RulingProcess(ControllerProcess):
     """A controller that rules, on a machine where it may also stand by."""
 
-    def __init__(self, node: "PairNode", epoch: int) -> None:
+    def __init__(self, node: "PairNode", epoch: int, *, is_current: bool) -> None:
         Process.__init__(self, node.machine, node.name)
         self._node = node
         recovered = node.disk.open(self.put)
         recovered = replace(recovered, epoch=max(recovered.epoch, epoch))
         self._core = ControllerCore(
-            node.config, recovered, self.start_part, machine=machine_time(node.machine)
+            node.config,
+            recovered,
+            self.start_part,
+            machine=machine_time(node.machine),
+            took_over_ms=node.machine.now_ms() if is_current else None,
         )
 
     def carry_out(self, command: "Command") -> None:
@@ -82,7 +93,7 @@ class StandbyProcess(Process):
             self.start_part,
             detect_ms=node.config.detect_ms or 15_000,
             epoch=recovered.epoch,
-            is_copy=node.is_copy,
+            is_copy=node.is_copy or node.gave_way,
         )
         self._incoming = bytearray()
 
@@ -127,17 +138,26 @@ class PairNode(ControllerNode):
         super().__init__(world, name, config, disk)
         self.is_copy = False
         """Whether its disk holds what the other one gave."""
+        self.gave_way = False
+        """Whether it ended as another one rules, so that its disk may be old."""
         self.rules_with: int | None = None
         """The epoch to rule above, where the next process is to rule."""
+        self.is_current = False
+        """Whether that takes over with a copy that lacks nothing."""
 
     def make(self) -> Any:
         epoch, self.rules_with = self.rules_with, None
-        return StandbyProcess(self) if epoch is None else RulingProcess(self, epoch)
+        if epoch is not None:
+            is_current, self.is_current = self.is_current, False
+            return RulingProcess(self, epoch, is_current=is_current)
+        standby = StandbyProcess(self)
+        self.gave_way = False
+        return standby
 
     def take_over(self, command: TakeOver) -> None:
         """Nobody rules: it is to."""
         self.world.trace.add("take over", self.name, command.reason)
-        self.rules_with = command.epoch
+        self.rules_with, self.is_current = command.epoch, command.is_current
         self.is_copy = False
         self.world.clock.after(ROLE_CHANGE_MS, self.start)
 
@@ -145,6 +165,7 @@ class PairNode(ControllerNode):
         self.world.trace.add(f"exit {code}", self.name, reason)
         if reason.startswith("fenced"):
             self.world.trace.counters["fenced"] += 1
+        self.gave_way = code == 2
         self.world.clock.after(ROLE_CHANGE_MS if code == 2 else RESTART_MS, self.start)
 
 
@@ -220,11 +241,49 @@ def draw_pair_plan(seed: int) -> Plan:
         )
     if random.random() < 0.4:
         faults += _deaf_awakening(random, safety_ms)
+    clients, detect_ms = plan.clients, random.choice((500, 2_000))
+    # Drawn apart, so that worlds without it stay what they were.
+    story = Random(f"{seed}/pair story")
+    # A machine whose clock leaps has no patience, and a client that is gone cancels nothing.
+    is_spoilt = any(one.target.startswith("client") or one.kind == "clock-jump" for one in faults)
+    if story.random() < 0.15 and not is_spoilt:
+        more = _hanging_call(story) if story.random() < 0.5 else _calls_that_run_once()
+        clients = (replace(clients[0], tasks=(*clients[0].tasks, more)), *clients[1:])
+        faults += [
+            Fault(at_ms=BEHIND_MS, kind="cut", target=ATTIC, duration_ms=BEHIND_FOR_MS),
+            Fault(
+                at_ms=BEHIND_MS + BEHIND_FOR_MS - 100,
+                kind="kill",
+                target=CONTROLLER,
+                duration_ms=safety_ms - BEHIND_MS - BEHIND_FOR_MS,
+            ),
+        ]
     return replace(
         plan,
+        clients=clients,
         faults=tuple(sorted(faults, key=lambda fault: fault.at_ms)),
         safety_ms=safety_ms,
-        detect_ms=random.choice((500, 2_000)),
+        detect_ms=detect_ms,
+    )
+
+
+def _calls_that_run_once() -> TaskSpec:
+    """Enough of them that some begin while the other machine is cut off."""
+    calls = tuple([CallSpec(nonce=HANGING_NONCE + at, run_ms=500) for at in range(1, 31)])
+    options = Options(at_most_once=True, wait_ms=600_000)
+    return TaskSpec(at_ms=BEHIND_MS - 2_000, function="f", calls=calls, options=options)
+
+
+def _hanging_call(random: Random) -> TaskSpec:
+    """One call that ends by being cancelled alone, of which the older copy knows nothing."""
+    at_ms = BEHIND_MS - 2_000
+    cancel_ms = random.randrange(BEHIND_MS, BEHIND_MS + BEHIND_FOR_MS - 1_000) - at_ms
+    return TaskSpec(
+        at_ms=at_ms,
+        function="f",
+        calls=(CallSpec(nonce=HANGING_NONCE, run_ms=HANGS_MS),),
+        options=Options(wait_ms=600_000),
+        cancels=((cancel_ms, 0, True),),
     )
 
 

@@ -39,6 +39,9 @@ class Limits:
     """How long a device's assignment of an unknown task waits for its client's page."""
     start_wait_ms: int = 150
     """How long a starting controller listens for another one."""
+    change_ms: int = 2_000
+    """How long a take-over may be on its way to the broker: whoever rules waits that long (and a
+    little more) before it goes on without a standby that has fallen silent."""
     doubt_wait_ms: int = 2_000
     """How long one that may have been fenced listens: what says so may be slow, and to be wrong is to
     take the fleet back with an older store."""

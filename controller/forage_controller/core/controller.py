@@ -102,8 +102,10 @@ class ControllerCore:
         start: str,
         seed: int = 0,
         machine: MachineTime | None = None,
+        took_over_ms: int | None = None,
     ) -> None:
         self._config = config
+        self._took_over_ms = took_over_ms
         self._start = start
         self._random = random.Random(seed)
         self.topics = Topics(config.root)
@@ -363,6 +365,14 @@ class ControllerCore:
         self._connected = True
         if self._active:
             self._rule(now_ms)
+            return
+        late_ms = 0 if self._took_over_ms is None else now_ms - self._took_over_ms
+        self._took_over_ms = None
+        if late_ms > self._config.limits.change_ms:
+            # It was we who were cut off, perhaps, and not the one that has fallen silent.
+            words = "in which another controller may have done what this one knows nothing of"
+            took = f"the broker was out of reach for {late_ms / 1000:g} s"
+            self._exit(2, f"the take-over is called off: {took}, {words}")
             return
         self.effects.command(self._presence("starting", self._session))
         self._decide_ms = now_ms + self._config.limits.start_wait_ms

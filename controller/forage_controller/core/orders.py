@@ -29,6 +29,8 @@ class TakeOver:
 
     epoch: int
     """The highest that anybody has used, as far as we know: ours is to be above it."""
+    is_current: bool
+    """Whether nothing can have been committed elsewhere yet that our store lacks."""
     reason: str
 
 

@@ -412,7 +412,8 @@ class StandbyCore:
         if not self._is_current:
             why += f"; nobody who has all came back, and {OLD_COPY}"
         self._over = True
-        self._out.append(TakeOver(epoch=max(self.epoch, self._epoch_seen), reason=why))
+        epoch = max(self.epoch, self._epoch_seen)
+        self._out.append(TakeOver(epoch=epoch, is_current=self._is_current, reason=why))
 
 
 def _is_older(session: str, than: str) -> bool:

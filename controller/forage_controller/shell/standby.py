@@ -71,6 +71,8 @@ class Standby(Program):
         """Whether this process is to rule now."""
         self.epoch = 0
         """The highest epoch that others are known to have used."""
+        self.is_current = False
+        """Whether it is to rule with a copy that lacks nothing at that moment."""
 
     def begin(self) -> None:
         """Begin to commit, or to wait for the lock."""
@@ -98,7 +100,7 @@ class Standby(Program):
                 if self._replica is not None:
                     self._replica.execute(command)
             case TakeOver():
-                self.epoch = command.epoch
+                self.epoch, self.is_current = command.epoch, command.is_current
                 self._rule(command.reason)
             case EndHolder():
                 logger.warning(

@@ -144,13 +144,6 @@ CONTROLLER_MUTANTS = (
         oracles=("OwnCheckpoint",),
     ),
     Mutant(
-        name="calls with checkpoints go out among others",
-        file=CONTROLLER + "backlog.py",
-        old="    if task.checkpoints:\n",
-        new="    if False:\n",
-        oracles=("OwnCheckpoint",),
-    ),
-    Mutant(
         name="a checkpoint stays on the account when its call has ended",
         file=CONTROLLER + "checkpoints.py",
         old="self.bytes -= _size(task.checkpoints.pop(index).data)",

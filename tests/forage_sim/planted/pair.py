@@ -22,6 +22,14 @@ PAIR_MUTANTS = (
         world="pair",
     ),
     Mutant(
+        name="what a client does not name is kept for it",
+        file=CONTROLLER + "clients.py",
+        old="        if not inventory.whole:\n",
+        new="        if True:\n",
+        oracles=("NothingLeft",),
+        world="pair",
+    ),
+    Mutant(
         name="what a standby that is gone lacks goes on at once",
         file=CONTROLLER + "replicas.py",
         old="            self._hold(one, one.position, why)",
