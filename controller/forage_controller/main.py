@@ -83,16 +83,16 @@ class _Roles:
         """Serve until the end; the answer is the exit code."""
         gave_way = False
         while True:
-            epoch, is_current = 0, False
+            epoch, took_over_ms = 0, None
             if self._config.standby:
                 standby = Standby(self._config, self._identity, gave_way=gave_way)
                 code = self._serve(standby)
                 if not standby.takes_over:
                     return code
-                epoch, is_current = standby.epoch, standby.is_current
+                epoch, took_over_ms = standby.epoch, standby.took_over_ms
             try:
                 controller = Controller(
-                    self._config, self._identity, epoch=epoch, is_current=is_current
+                    self._config, self._identity, epoch=epoch, took_over_ms=took_over_ms
                 )
             except StateInUse:
                 if self._config.standby:

@@ -61,7 +61,7 @@ KINDS = ("kill", "kill-between", "power", "freeze", "cut", "reset", "half-open",
 class RulingProcess(ControllerProcess):
     """A controller that rules, on a machine where it may also stand by."""
 
-    def __init__(self, node: "PairNode", epoch: int, *, is_current: bool) -> None:
+    def __init__(self, node: "PairNode", epoch: int, took_over_ms: int | None) -> None:
         Process.__init__(self, node.machine, node.name)
         self._node = node
         recovered = node.disk.open(self.put)
@@ -71,7 +71,7 @@ class RulingProcess(ControllerProcess):
             recovered,
             self.start_part,
             machine=machine_time(node.machine),
-            took_over_ms=node.machine.now_ms() if is_current else None,
+            took_over_ms=took_over_ms,
         )
 
     def carry_out(self, command: "Command") -> None:
@@ -142,14 +142,14 @@ class PairNode(ControllerNode):
         """Whether it ended as another one rules, so that its disk may be old."""
         self.rules_with: int | None = None
         """The epoch to rule above, where the next process is to rule."""
-        self.is_current = False
-        """Whether that takes over with a copy that lacks nothing."""
+        self.took_over_ms: int | None = None
+        """When that was decided with a copy that lacked nothing."""
 
     def make(self) -> Any:
         epoch, self.rules_with = self.rules_with, None
         if epoch is not None:
-            is_current, self.is_current = self.is_current, False
-            return RulingProcess(self, epoch, is_current=is_current)
+            took_over_ms, self.took_over_ms = self.took_over_ms, None
+            return RulingProcess(self, epoch, took_over_ms)
         standby = StandbyProcess(self)
         self.gave_way = False
         return standby
@@ -157,7 +157,8 @@ class PairNode(ControllerNode):
     def take_over(self, command: TakeOver) -> None:
         """Nobody rules: it is to."""
         self.world.trace.add("take over", self.name, command.reason)
-        self.rules_with, self.is_current = command.epoch, command.is_current
+        self.rules_with = command.epoch
+        self.took_over_ms = self.machine.now_ms() if command.is_current else None
         self.is_copy = False
         self.world.clock.after(ROLE_CHANGE_MS, self.start)
 

@@ -297,3 +297,38 @@ def test_with_synchronous_nothing_is_acknowledged_that_the_standby_has_not(
             assert int(rules(standby)["epoch"]) == 2
         finally:
             standby.kill()
+
+
+def test_a_take_over_of_one_that_was_itself_cut_off_is_called_off(tmp_path: Path) -> None:
+    """It decides alone, as it hears nobody; when it is back, the other has long gone on without it."""
+    with (
+        LocalCluster(devices=1, detect_s=DETECT_S, state_dir=tmp_path / "first") as cluster,
+        Proxies() as proxies,
+        cluster.client() as client,
+    ):
+        link = proxies.add("link")
+        link.upstream_port = int(cluster.broker_url.rpartition(":")[2])
+        standby = ControllerProcess(
+            *arguments_for(f"mqtt://127.0.0.1:{link.port}", tmp_path / "second", "--standby"),
+            *("--name", "attic", "--detect-s", str(DETECT_S)),
+        )
+        try:
+            follows(standby)
+            link.hold()
+            standby.log.wait_for(lambda lines: any("taking over" in line for line in lines))
+            logs = list((tmp_path / "first").glob("**/controller*.log"))
+            assert logs
+            until(
+                lambda: any("attic no longer follows" in log.read_text() for log in logs),
+                "the first goes on alone",
+            )
+            cluster.controller.kill()
+            link.heal()
+            standby.log.wait_for(
+                lambda lines: any("the take-over is called off" in line for line in lines)
+            )
+            cluster.controller.start()
+            follows(standby, copies=2)
+            assert client.submit(square, 3).result(LIMIT_S) == 9
+        finally:
+            standby.kill()

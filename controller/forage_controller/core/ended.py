@@ -23,9 +23,6 @@ class Ended:
     def __contains__(self, task_id: str) -> bool:
         return task_id in self._tasks
 
-    def __len__(self) -> int:
-        return len(self._tasks)
-
     def latest(self) -> Iterator[Task]:
         """All of them, the one that was released last first."""
         return reversed(self._tasks.values())

@@ -9,7 +9,7 @@ from typing import Any
 
 from forage_controller.config import ControllerConfig
 from forage_controller.core.controller import ControllerCore
-from forage_controller.shell.program import Identity, Program, machine_time, now_ms
+from forage_controller.shell.program import Identity, Program, machine_time
 from forage_controller.shell.store import Store
 from forage_wire.shell.notify import sd_notify
 
@@ -28,7 +28,7 @@ class Controller(Program):
         *,
         epoch: int = 0,
         say_ready: bool = True,
-        is_current: bool = False,
+        took_over_ms: int | None = None,
     ) -> None:
         """Open the store; nothing is opened towards the broker yet.
 
@@ -37,7 +37,8 @@ class Controller(Program):
             identity: This process start.
             epoch: The highest that others are known to have used.
             say_ready: Whether nobody has been told yet that this process is ready.
-            is_current: Whether this is a take-over with a copy that lacks nothing at this moment.
+            took_over_ms: When a take-over was decided with a copy that lacked nothing then; None:
+                this is no take-over, or one with a copy that may be old.
 
         Raises:
             StoreError: The state directory cannot be used.
@@ -52,7 +53,7 @@ class Controller(Program):
                 identity.start,
                 seed=random.getrandbits(32),
                 machine=machine_time(),
-                took_over_ms=now_ms() if is_current else None,
+                took_over_ms=took_over_ms,
             )
             subscriptions = self._ruling.topics.controller_subscriptions()
             super().__init__(config, identity, self._ruling, subscriptions, random)

@@ -71,8 +71,8 @@ class Standby(Program):
         """Whether this process is to rule now."""
         self.epoch = 0
         """The highest epoch that others are known to have used."""
-        self.is_current = False
-        """Whether it is to rule with a copy that lacks nothing at that moment."""
+        self.took_over_ms: int | None = None
+        """When that was decided with a copy that lacked nothing; None: it may be old, or is none."""
 
     def begin(self) -> None:
         """Begin to commit, or to wait for the lock."""
@@ -100,7 +100,8 @@ class Standby(Program):
                 if self._replica is not None:
                     self._replica.execute(command)
             case TakeOver():
-                self.epoch, self.is_current = command.epoch, command.is_current
+                self.epoch = command.epoch
+                self.took_over_ms = now_ms() if command.is_current else None
                 self._rule(command.reason)
             case EndHolder():
                 logger.warning(

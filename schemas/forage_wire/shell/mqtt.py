@@ -571,7 +571,7 @@ class MqttConnection:
             elif self._wire is not None:
                 self._end(f"no MQTT answer within {seconds}; is it a broker?", "unreachable")
             return
-        if _is_due(self._owed.due_ms, now_ms):
+        if self._owed.is_due(now_ms):
             self.flush(now_ms)
         if not self._subscribing.is_done and now_ms >= self._subscribe_deadline_ms:
             self._end("the broker does not answer our subscriptions", "lost")
@@ -603,7 +603,3 @@ class MqttConnection:
         events = self._events
         self.abort()
         self._events = [*events, Disconnected(reason=reason, kind=kind)]
-
-
-def _is_due(due_ms: int | None, now_ms: int) -> bool:
-    return due_ms is not None and now_ms >= due_ms

@@ -29,6 +29,10 @@ class Owed:
         """When they have to leave even if nothing else does; None: there are none."""
         return self._due_ms if self._packets else None
 
+    def is_due(self, now_ms: int) -> bool:
+        """Whether they have to leave now."""
+        return bool(self._packets) and now_ms >= self._due_ms
+
     def add(self, message_id: int, now_ms: int) -> None:
         """One more message that came."""
         if not self._packets:
@@ -38,7 +42,7 @@ class Owed:
     def take(self, now_ms: int, *, others_leave: bool) -> bytes:
         """The packets that are to leave now: all or, mostly, none."""
         packets = self._packets
-        if packets and (others_leave or len(packets) >= OWED_MAX or now_ms >= self._due_ms):
+        if packets and (others_leave or len(packets) >= OWED_MAX or self.is_due(now_ms)):
             self._packets = []
             return b"".join(packets)
         return b""
