@@ -10,12 +10,15 @@ from typing import Any, TypeVar
 import cbor2
 
 from forage_wire.errors import DecodeError
+from forage_wire.fields import TASK
 from forage_wire.limits import HEADER_BYTES_MAX, PACKET_BYTES_MAX
 from forage_wire.messages import CBOR_MESSAGES, Header, Linked, Unusable
+from forage_wire.reading import Unusual
 from forage_wire.strict import load_plain
 from forage_wire.table import table_of
 
 __all__ = [
+    "SharedHeader",
     "cut_calls",
     "decode",
     "decode_header",
@@ -30,10 +33,19 @@ _Message = TypeVar("_Message")
 
 _TYPES = {message_class: code for code, message_class in CBOR_MESSAGES.items()}
 _TABLES = {code: table_of(message_class) for code, message_class in CBOR_MESSAGES.items()}
+_TABLES_BY_BYTES = {code.encode(): table for code, table in _TABLES.items()}
+_BEYOND_LINK = {code: table.columns[5:] for code, table in _TABLES.items()}
+"""What a message says beside the link's own five fields."""
 _HEADER = table_of(Header)
 _UNUSABLE = table_of(Unusable)
 
+_KNOWN_MAX = 256
+_KNOWN_BYTES_MAX = 1_024
+_headers: dict[bytes, dict[str, Any]] = {}
+"""Headers without their tasks -> their fields: so many at most, each of so many bytes."""
+
 _dumps = cbor2.dumps
+_encode_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def encode(
@@ -62,7 +74,7 @@ def encode(
         found["n"] = number
     if number := seen or message.seen:
         found["q"] = number
-    for name, key, _decode, encode_field, default in _TABLES[code].columns[5:]:
+    for name, key, _decode, encode_field, default in _BEYOND_LINK[code]:
         value = getattr(message, name)
         if value is default or value == default:
             continue
@@ -79,6 +91,30 @@ def decode(payload: bytes, bytes_max: int = PACKET_BYTES_MAX) -> Linked:
             numbered message of the latter kinds comes back as `Unusable`, for its link to count.
             Unknown keys are ignored and noted (`forage_wire.ignored`).
     """
+    if len(payload) <= bytes_max:
+        try:
+            return _read(payload)
+        except _NOT_SHORT:
+            pass  # What is wrong with it, if anything is, is found by a closer look.
+    return _decode_closely(payload, bytes_max)
+
+
+_NOT_SHORT = (Unusual, DecodeError, KeyError, IndexError, ValueError, TypeError)
+
+
+def _read(payload: bytes) -> Linked:
+    """A message as `encode` writes it, its type first, in one pass."""
+    if payload[1:3] != b"\x61t" or payload[3] < 0x60:
+        raise Unusual
+    end = payload[3] - 0x5C
+    message: Linked
+    message, end = _TABLES_BY_BYTES[payload[4:end]].read_fields(payload, end, payload[0] - 0xA1)
+    if end != len(payload):
+        raise Unusual
+    return message
+
+
+def _decode_closely(payload: bytes, bytes_max: int) -> Linked:
     raw = _load(payload, bytes_max)
     if type(raw) is not dict:
         raise DecodeError("not a map")
@@ -110,14 +146,72 @@ def encode_header(header: Header) -> bytes:
     return _dumps(_HEADER.encode_map(header))
 
 
+class SharedHeader:
+    """What many headers have in common: that is looked through once, and not for each of them.
+
+    Args:
+        header: One of them, of replica 0.
+    """
+
+    __slots__ = ("_found",)
+
+    def __init__(self, header: Header) -> None:
+        self._found = _HEADER.encode_map(header)
+
+    def encode(self, *, task: str, first: int, n: int, last: bool, replica: int = 0) -> bytes:
+        """As `encode_header` of the header with these fields."""
+        found = self._found | {"t": task, "i": first, "n": n, "l": last}
+        if replica:
+            found["ri"] = replica
+        return _dumps(found)
+
+
 def decode_header(data: bytes) -> Header:
-    """A page's header; DecodeError as in `decode`."""
-    raw = _load(data, HEADER_BYTES_MAX)
+    """A page's header; DecodeError as in `decode`.
+
+    A client's headers differ in little but their tasks, and there may be thousands a second: what
+    is around the task is read once.
+    """
+    head, text, end = _place_of_task(data)
+    around = data[:head] + data[end:]
+    known = _headers.get(around) if end else None
     try:
-        header: Header = _HEADER.decode_map(raw)
+        if known is not None:
+            return Header(**{**known, "task": TASK.decode(data[text:end].decode())})
+        header: Header = _HEADER.decode_map(_load(data, HEADER_BYTES_MAX))
     except ValueError as error:
         raise DecodeError(f"header: {error}") from None
+    # (Keys that nobody here knows are to be counted each time.)
+    if end and len(data) <= _KNOWN_BYTES_MAX and encode_header(header) == data:
+        if len(_headers) >= _KNOWN_MAX:
+            _headers.clear()
+        _headers[around] = {column[0]: getattr(header, column[0]) for column in _HEADER.columns}
     return header
+
+
+def _place_of_task(data: bytes) -> tuple[int, int, int]:
+    """Where, in a header as `encode_header` writes it, the task's head is, its text, and its end.
+
+    All 0 where the header begins in another way: it is read as a whole then.
+    """
+    head = text = end = 0
+    at = 1
+    try:
+        for key in (b"\x61u", b"\x61c", b"\x61t"):
+            if data[at : at + 2] != key:
+                return 0, 0, 0
+            head = at + 2
+            text = head + 1
+            size = data[head] - 0x60
+            if size == 24:
+                size = data[text] if data[text] >= 24 else -1
+                text += 1
+            if not 0 <= size < 256 or data[head] > 0x78:
+                return 0, 0, 0
+            at = end = text + size
+    except IndexError:
+        return 0, 0, 0
+    return (head, text, end) if end <= len(data) else (0, 0, 0)
 
 
 def _load(payload: bytes, bytes_max: int) -> Any:
@@ -156,7 +250,7 @@ def encode_json(document: Any) -> bytes:
         if value is None:
             continue
         found[key] = value if encode_field is None else encode_field(value)
-    return json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode()
+    return _encode_json(found).encode()
 
 
 def decode_json(payload: bytes, document_class: type[_Message]) -> _Message:

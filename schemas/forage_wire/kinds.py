@@ -10,6 +10,20 @@ from collections.abc import Callable
 from typing import Any
 
 from forage_wire.limits import LIST_ITEMS_MAX, RANGES_MAX, TEXT_CHARACTERS_MAX
+from forage_wire.reading import (
+    BYTES,
+    INTEGER,
+    OTHER,
+    TEXT,
+    Reader,
+    read_any,
+    read_array,
+    read_bytes,
+    read_integer,
+    read_ranges,
+    read_row,
+    read_text,
+)
 from forage_wire.records import dataclass
 
 __all__ = [
@@ -32,6 +46,8 @@ __all__ = [
 ]
 
 
+_INDEX_END = 2**32
+"""Ranges of indices end here."""
 _KNOWN_MAX = 1_024
 _KNOWN_CHARACTERS_MAX = 64
 """Of the texts that a pattern has matched: how many are kept, and how long they are."""
@@ -44,12 +60,24 @@ class Kind:
     `decode` raises ValueError with a phrase on anything it does not accept. `encode` is None
     where the value goes on the wire as it is. `name` and `bounds` say which function below made
     it, with what arguments, so that tools (tests, documentation) can read what it accepts.
+    `read` is the short way from bytes (`forage_wire.reading`; None: as any item, then `decode`).
     """
 
     name: str
     bounds: tuple[Any, ...]
     decode: Callable[[Any], Any]
     encode: Callable[[Any], Any] | None = None
+    read: Reader | None = None
+    shape: tuple[int, int, int] = (OTHER, 0, 0)
+    """For a table to read short ones itself: of INTEGER the least and the most, of BYTES their
+    lengths."""
+    known: dict[bytes, str] | None = None
+    """Of TEXT: those found to be right."""
+
+    @property
+    def reader(self) -> Reader:
+        """The short way from bytes, whichever it is."""
+        return read_any(self.decode) if self.read is None else self.read
 
 
 def unsigned(maximum: int = 2**63 - 1, minimum: int = 0) -> Kind:
@@ -60,7 +88,12 @@ def unsigned(maximum: int = 2**63 - 1, minimum: int = 0) -> Kind:
             raise ValueError(f"not an integer of {minimum} to {maximum}")
         return raw
 
-    return Kind("unsigned", (maximum, minimum), decode)
+    if minimum < 0:
+        return Kind("unsigned", (maximum, minimum), decode)
+    shape = (INTEGER, minimum, maximum)
+    return Kind(
+        "unsigned", (maximum, minimum), decode, read=read_integer(minimum, maximum), shape=shape
+    )
 
 
 def integer(minimum: int, maximum: int) -> Kind:
@@ -108,14 +141,18 @@ def pattern(expression: str, what: str, *, empty: bool = False) -> Kind:
     """Text that matches a regular expression in full (or is empty, where that is allowed)."""
     # The same sessions and names come in every message.
     known: dict[str, None] = {}
+    matches: Callable[[str], re.Match[str] | None] | None = None
 
     def decode(raw: Any) -> str:
         if type(raw) is not str:
             raise ValueError(f"not {what}")
         if raw in known or (empty and not raw):
             return raw
-        # (Compiled when it is first used, and kept by `re`.)
-        if re.fullmatch(expression, raw) is None:
+        nonlocal matches
+        if matches is None:
+            # Not before it is needed: a program uses few of them.
+            matches = re.compile(expression).fullmatch
+        if matches(raw) is None:
             raise ValueError(f"not {what}")
         if len(known) >= _KNOWN_MAX:
             known.clear()
@@ -123,7 +160,10 @@ def pattern(expression: str, what: str, *, empty: bool = False) -> Kind:
             known[raw] = None
         return raw
 
-    return Kind("pattern", (expression, empty), decode)
+    # As bytes, for the short way.
+    texts: dict[bytes, str] = {}
+    read = read_text(decode, texts)
+    return Kind("pattern", (expression, empty), decode, read=read, shape=(TEXT, 0, 0), known=texts)
 
 
 def one_of(*choices: str) -> Kind:
@@ -145,7 +185,11 @@ def data(maximum: int, *sizes: int) -> Kind:
             raise ValueError(f"not a byte string of {sizes or f'at most {maximum}'} bytes")
         return raw
 
-    return Kind("data", (maximum, sizes), decode)
+    if len(sizes) > 1:
+        return Kind("data", (maximum, sizes), decode)
+    least, most = (0, maximum) if not sizes else (sizes[0], min(sizes[0], maximum))
+    shape = (BYTES, least, most)
+    return Kind("data", (maximum, sizes), decode, read=read_bytes(least, most), shape=shape)
 
 
 def nullable(kind: Kind) -> Kind:
@@ -173,13 +217,14 @@ def list_of(kind: Kind, maximum: int = LIST_ITEMS_MAX) -> Kind:
             raise ValueError(f"not an array of at most {maximum}")
         return tuple([decode_inner(item) for item in raw])
 
+    read = read_array(kind.reader, maximum)
     if encode_inner is None:
-        return Kind("list_of", (kind, maximum), decode)
+        return Kind("list_of", (kind, maximum), decode, read=read)
 
     def encode(value: Any) -> Any:
         return [encode_inner(item) for item in value]
 
-    return Kind("list_of", (kind, maximum), decode, encode)
+    return Kind("list_of", (kind, maximum), decode, encode, read=read)
 
 
 def row(*kinds: Kind) -> Kind:
@@ -193,8 +238,9 @@ def row(*kinds: Kind) -> Kind:
             raise ValueError(f"not an array of {length}")
         return tuple([decoder(item) for decoder, item in zip(decoders, raw, strict=True)])
 
+    read = read_row(tuple([kind.reader for kind in kinds]))
     if not any(encoders):
-        return Kind("row", kinds, decode)
+        return Kind("row", kinds, decode, read=read)
 
     def encode(value: Any) -> Any:
         return [
@@ -202,7 +248,7 @@ def row(*kinds: Kind) -> Kind:
             for encoder, item in zip(encoders, value, strict=True)
         ]
 
-    return Kind("row", kinds, decode, encode)
+    return Kind("row", kinds, decode, encode, read=read)
 
 
 def ranges(maximum: int = RANGES_MAX) -> Kind:
@@ -217,13 +263,13 @@ def ranges(maximum: int = RANGES_MAX) -> Kind:
             if type(item) is not list or len(item) != 2:
                 raise ValueError("a range is not [low, high]")
             low, high = item
-            if type(low) is not int or type(high) is not int or not end <= low < high <= 2**32:
+            if type(low) is not int or type(high) is not int or not end <= low < high <= _INDEX_END:
                 raise ValueError("ranges are not sorted, disjoint and within bounds")
             found.append((low, high))
             end = high
         return tuple(found)
 
-    return Kind("ranges", (maximum,), decode)
+    return Kind("ranges", (maximum,), decode, read=read_ranges(maximum, _INDEX_END))
 
 
 def text_map(maximum: int = 64, value: Kind | None = None) -> Kind:
@@ -257,4 +303,4 @@ def name_or_version() -> Kind:
 def record(message_class: type, table: Callable[[type], Any]) -> Kind:
     """A map that is a dataclass of its own; `table` gives the codec's functions for it."""
     found = table(message_class)
-    return Kind("record", (message_class,), found.decode_map, found.encode_map)
+    return Kind("record", (message_class,), found.decode_map, found.encode_map, read=found.read)

@@ -18,6 +18,7 @@ from collections import deque
 
 from forage_wire.codec import decode, encode
 from forage_wire.errors import DecodeError
+from forage_wire.io import Publish
 from forage_wire.limits import (
     BARE_SEEN_AFTER_MS,
     ENVELOPE_BYTES,
@@ -30,7 +31,7 @@ from forage_wire.limits import (
 )
 from forage_wire.messages import Checkpoint, Linked, Part, Seen, Unusable
 from forage_wire.parts import PartAssembler, cut_parts
-from forage_wire.records import dataclass, replace
+from forage_wire.records import replace
 
 __all__ = ["Link", "Outgoing", "fits_packet", "link_number"]
 
@@ -40,13 +41,8 @@ _WEIGHTS = {Part: 2, Checkpoint: SEEN_EVERY}
 state waits until the one before it is seen, and what waits is lost with the device."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
-    """A payload for the shell to publish."""
-
-    topic: str
-    payload: bytes
-    qos: int = 1
+Outgoing = Publish
+"""What a link wants published."""
 
 
 def link_number(message: Linked) -> int:
@@ -232,7 +228,8 @@ class Link:
         if self._unseen and self._repeat_at_ms is not None and now_ms >= self._repeat_at_ms:
             self._repeat(now_ms, out)
         repeats = len(out)
-        self._transmit_queued(now_ms, out)
+        if self._queue or self._parts:
+            self._transmit_queued(now_ms, out)
         # A gap is said in a `Seen` alone; what was seen, by every new message (not by a repeat).
         if self._gap or (self._seen_due_ms is not None and now_ms >= self._seen_due_ms):
             if self._gap or len(out) == repeats:
@@ -334,8 +331,7 @@ class Link:
         A repeat or a `Seen` gives none; one that is ahead of a gap waits. An `Unusable` is
         given, for the core to count.
         """
-        self._active[id(self)] = self
-        self._on_seen(message, now_ms)
+        self.note_seen(message.seen, now_ms, type(message) is Seen and message.gap)
         if message.n == 0:
             if type(message) is Part:
                 # Parts are numbered here: of one that is not, the rest may never come.
@@ -393,15 +389,17 @@ class Link:
         except DecodeError:
             self.dropped += 1
 
-    def _on_seen(self, message: Linked, now_ms: int) -> None:
-        if message.seen > self._reported:
-            self._reported = message.seen
-        elif message.seen < self._reported and type(message) is Seen and message.gap:
+    def note_seen(self, seen: int, now_ms: int, has_gap: bool = False) -> None:
+        """The other end has seen all up to this number (and says that it misses the next)."""
+        self._active[id(self)] = self
+        if seen > self._reported:
+            self._reported = seen
+        elif seen < self._reported and has_gap:
             self.is_forgotten = True
         progressed = False
         while self._unseen:
             oldest = next(iter(self._unseen))
-            if oldest > message.seen:
+            if oldest > seen:
                 break
             self._parts_unseen -= self._unseen.pop(oldest)[2]
             progressed = True
@@ -413,7 +411,7 @@ class Link:
             # connection keeps order): the next is missing too, there is nothing to wait for.
             if self._unseen and next(iter(self._unseen)) <= self._recover_to:
                 self._repeat_at_ms = now_ms
-        elif type(message) is Seen and message.gap and self._unseen:
+        elif has_gap and self._unseen:
             self._duplicate_gaps += 1
             if self._duplicate_gaps == 2:
                 self._duplicate_gaps = 0

@@ -11,7 +11,10 @@ Ranges = tuple[tuple[int, int], ...]
 
 def ranges_count(ranges: Iterable[tuple[int, int]]) -> int:
     """How many indices the ranges hold."""
-    return sum(high - low for low, high in ranges)
+    count = 0
+    for low, high in ranges:
+        count += high - low
+    return count
 
 
 class RangeSet:
@@ -107,10 +110,13 @@ class RangeSet:
             highs.append(high)
             self.count += high - low
             return high - low
-        if low == highs[-1]:
+        if low >= lows[-1]:
+            end = highs[-1]
+            if high <= end:
+                return 0
             highs[-1] = high
-            self.count += high - low
-            return high - low
+            self.count += high - end
+            return high - end
         first = bisect_left(highs, low)
         last = bisect_right(lows, high)
         if first == last:
@@ -129,7 +135,23 @@ class RangeSet:
 
     def update(self, ranges: Iterable[tuple[int, int]]) -> int:
         """Add every range; the answer is how many indices were new."""
-        return sum(self.add(low, high) for low, high in ranges)
+        added = 0
+        for low, high in ranges:
+            added += self.add(low, high)
+        return added
+
+    def take_first(self, count: int) -> tuple[int, int]:
+        """Take out the first `count` indices, or the first range where that is shorter.
+
+        The set must not be empty.
+        """
+        low, high = self._lows[0], self._highs[0]
+        if high - low > count:
+            high = self._lows[0] = low + count
+        else:
+            del self._lows[0], self._highs[0]
+        self.count -= high - low
+        return low, high
 
     def remove(self, low: int, high: int) -> int:
         """Take [low, high) out; the answer is how many indices were in the set."""

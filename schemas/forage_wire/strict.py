@@ -14,7 +14,7 @@ from typing import Any
 from forage_wire.errors import DecodeError
 from forage_wire.limits import NESTING_MAX
 
-__all__ = ["load_plain"]
+__all__ = ["load_plain", "read_item"]
 
 _SIMPLE = {0xF4: False, 0xF5: True, 0xF6: None}
 
@@ -26,7 +26,7 @@ def load_plain(payload: bytes, nesting_max: int = NESTING_MAX) -> Any:
         DecodeError: It is not exactly one item of those kinds in its shortest form.
     """
     try:
-        item, end = _item(payload, 0, nesting_max)
+        item, end = read_item(payload, 0, nesting_max)
     except IndexError:
         raise DecodeError("not CBOR: it ends too early") from None
     except UnicodeDecodeError:
@@ -38,7 +38,11 @@ def load_plain(payload: bytes, nesting_max: int = NESTING_MAX) -> Any:
     return item
 
 
-def _item(data: bytes, at: int, nesting: int) -> tuple[Any, int]:
+def read_item(data: bytes, at: int, nesting: int) -> tuple[Any, int]:
+    """The item at a position and where it ends; for `load_plain` and readers like it.
+
+    Raises DecodeError, IndexError or UnicodeDecodeError. The end may lie beyond that of `data`.
+    """
     head = data[at]
     size = head & 0x1F
     at += 1
@@ -108,7 +112,7 @@ def _array(data: bytes, at: int, count: int, nesting: int) -> tuple[list[Any], i
             item, at = _array(data, at + 1, head - 0x80, nesting - 1)
             append(item)
         else:
-            item, at = _item(data, at, nesting)
+            item, at = read_item(data, at, nesting)
             append(item)
     return found, at
 
@@ -124,7 +128,7 @@ def _map(data: bytes, at: int, count: int, nesting: int) -> tuple[dict[str, Any]
             at = start + head - 0x60
             key = data[start:at].decode()
         else:
-            key, at = _item(data, at, nesting)
+            key, at = read_item(data, at, nesting)
             if type(key) is not str:
                 raise DecodeError("a key that is no text")
         head = data[at]
@@ -144,7 +148,7 @@ def _map(data: bytes, at: int, count: int, nesting: int) -> tuple[dict[str, Any]
             at = start + head - 0x40
             found[key] = data[start:at]
         else:
-            found[key], at = _item(data, at, nesting)
+            found[key], at = read_item(data, at, nesting)
     if len(found) != count:
         raise DecodeError("a key stands twice in one map")
     return found, at

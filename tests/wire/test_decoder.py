@@ -19,9 +19,11 @@ from forage_wire.messages import (
     DeviceInventory,
     DeviceLoad,
     DevicePresence,
+    Header,
     Seen,
     Unusable,
 )
+from forage_wire.records import replace
 from forage_wire.strict import load_plain
 from wire.examples import REFUSED_ENVELOPES
 from wire.strategies import DOCUMENT_CLASSES, MESSAGE_CLASSES, instances
@@ -106,6 +108,31 @@ def test_trailing_bytes_are_refused(payload: bytes, more: bytes) -> None:
 def test_what_decodes_encodes_to_the_same_message(payload: bytes) -> None:
     message = codec.decode(payload)
     assert codec.decode(codec.encode(message)) == message
+
+
+@given(instances(Header), instances(Header))
+@some
+def test_headers_that_share_what_does_not_change_are_the_same_bytes(
+    header: Header, like: Header
+) -> None:
+    shared = codec.SharedHeader(replace(like, root=None, replica=0))
+    expected = replace(
+        like,
+        root=None,
+        task=header.task,
+        first=header.first,
+        n=header.n,
+        last=header.last,
+        replica=header.replica,
+    )
+    encoded = shared.encode(
+        task=header.task,
+        first=header.first,
+        n=header.n,
+        last=header.last,
+        replica=header.replica,
+    )
+    assert encoded == codec.encode_header(expected)
 
 
 # -- the strict reader against a general one ------------------------------------------------------

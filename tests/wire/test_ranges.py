@@ -4,7 +4,7 @@ import itertools
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from forage_wire.ranges import RangeSet, ranges_count
 from wire.strategies import range_lists
@@ -32,6 +32,16 @@ class RangeSetMachine(RuleBasedStateMachine):
         gone = set(range(*edges)) & self.model
         assert self.subject.remove(*edges) == len(gone)
         self.model -= gone
+
+    @precondition(lambda self: self.model)
+    @rule(count=st.integers(1, END))
+    def take_first(self, count: int) -> None:
+        low, high = self.subject.take_first(count)
+        taken = set(range(low, high))
+        assert low == min(self.model)
+        assert taken <= self.model
+        assert len(taken) == count or (len(taken) < count and high not in self.model)
+        self.model -= taken
 
     @rule(ranges=range_lists(END))
     def update(self, ranges: list[list[int]]) -> None:

@@ -84,11 +84,12 @@ class Loop:
         """
         if self._lists:
             self._watch_lists()
-        for key, _ in self._select(timeout_s):
+        ready = self._select(timeout_s)
+        for key, _ in ready:
             if key.data is not None:
                 # An earlier callback of this turn may have unregistered a later one, and its
                 # descriptor may already be somebody else's.
-                if self._selector.get_map().get(key.fd) is key:
+                if len(ready) == 1 or self._selector.get_map().get(key.fd) is key:
                     key.data()
             else:
                 self._wake_read.recv(4096)

@@ -352,7 +352,8 @@ class MqttConnection:
             self._last_sent_ms = now_ms
             if self._ping_ms is not None and sent_before < self._ping_end:
                 self._ping_ms = now_ms
-        self._watch_room(wire)
+        if wire.wants_write != self._waits_for_room:
+            self._watch_room(wire)
 
     def disconnect(self, *, timeout_s: float = 1.0) -> None:
         """Say goodbye (the broker drops the will), after all that was published. No event follows.
@@ -593,10 +594,9 @@ class MqttConnection:
         self.flush(now_ms)
 
     def _watch_room(self, wire: BufferedSocket) -> None:
-        if wire.wants_write != self._waits_for_room:
-            self._waits_for_room = wire.wants_write
-            mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if wire.wants_write else 0)
-            self._selector.modify(wire, mask)
+        self._waits_for_room = wire.wants_write
+        mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if wire.wants_write else 0)
+        self._selector.modify(wire, mask)
 
     def _end(self, reason: str, kind: EndKind) -> None:
         """The one way in which a connection ends by itself: what came before it stays first."""

@@ -18,25 +18,21 @@ _PUBACK_HEADER = b"\x40\x02"
 class Owed:
     """Of one connection."""
 
-    __slots__ = ("_due_ms", "_packets")
+    __slots__ = ("_packets", "due_ms")
 
     def __init__(self) -> None:
         self._packets: list[bytes] = []
-        self._due_ms = 0
-
-    @property
-    def due_ms(self) -> int | None:
+        self.due_ms: int | None = None
         """When they have to leave even if nothing else does; None: there are none."""
-        return self._due_ms if self._packets else None
 
     def is_due(self, now_ms: int) -> bool:
         """Whether they have to leave now."""
-        return bool(self._packets) and now_ms >= self._due_ms
+        return self.due_ms is not None and now_ms >= self.due_ms
 
     def add(self, message_id: int, now_ms: int) -> None:
         """One more message that came."""
         if not self._packets:
-            self._due_ms = now_ms + OWED_MS
+            self.due_ms = now_ms + OWED_MS
         self._packets.append(_PUBACK_HEADER + message_id.to_bytes(2, "big"))
 
     def take(self, now_ms: int, *, others_leave: bool) -> bytes:
@@ -44,5 +40,6 @@ class Owed:
         packets = self._packets
         if packets and (others_leave or len(packets) >= OWED_MAX or self.is_due(now_ms)):
             self._packets = []
+            self.due_ms = None
             return b"".join(packets)
         return b""

@@ -24,11 +24,8 @@ class Subscribing:
         self._wanted = wanted
         self._attempts = dict.fromkeys(wanted, 0)
         self._open: dict[int, Sequence[str]] = {}
-
-    @property
-    def is_done(self) -> bool:
-        """Nothing is asked for any more."""
-        return not self._attempts
+        self.is_done = not wanted
+        """Nothing is asked for any more. (Looked at with every turn of a loop.)"""
 
     def next_request(self) -> list[tuple[str, int]]:
         """What one SUBSCRIBE is to ask for now; each filter that no request is open for."""
@@ -54,3 +51,4 @@ class Subscribing:
             else:
                 continue
             del self._attempts[name]
+        self.is_done = not self._attempts

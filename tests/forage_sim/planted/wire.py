@@ -46,8 +46,8 @@ WIRE_MUTANTS = (
     Mutant(
         name="what was seen is taken for what was sent last",
         file=WIRE + "link.py",
-        old="            if oldest > message.seen:\n                break",
-        new="            if oldest > message.seen + 1:\n                break",
+        old="            if oldest > seen:\n                break",
+        new="            if oldest > seen + 1:\n                break",
         oracles=("EveryCallEnds", "NothingLeft", "AcknowledgedSettled"),
         quick=True,
     ),
