@@ -48,7 +48,7 @@ def test_clients_take_turns_whatever_their_calls_require() -> None:
     first_come = len(pi.assignments)
     for count in range(200):
         assignment = pi.assignments.pop(0)
-        pi.finish(assignment, run_us=20_000)
+        pi.finish(assignment, run_us=40_000)
         if count >= first_come:
             owner = cbor2.loads(assignment.header)["c"]
             given[owner] = given.get(owner, 0) + 1
@@ -186,7 +186,7 @@ def test_the_tail_of_a_slice_in_which_a_call_runs_long_is_taken_back() -> None:
     desk = Desk(detect_ms=3_600_000).begin()
     pi = desk.device("pi1")
     client = desk.client()
-    task = client.submit(64)
+    task = client.submit(256)
     while not any(row.high - row.low >= 4 for row in pi.assignments):
         pi.finish(pi.assignments.pop(0), run_us=10)
     first = next(row for row in pi.assignments if row.high - row.low >= 4)

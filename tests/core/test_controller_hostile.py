@@ -26,7 +26,15 @@ from forage_controller.core.operations import (
     PageLoaded,
 )
 from forage_wire.codec import decode, decode_json, encode, encode_json, join_calls
-from forage_wire.messages import JSON_DOCUMENTS, Beat, Linked, Started, Unusable
+from forage_wire.messages import (
+    JSON_DOCUMENTS,
+    AssignmentRefused,
+    Beat,
+    ControllerPresence,
+    Linked,
+    Started,
+    Unusable,
+)
 from forage_wire.ranges import RangeSet
 from forage_wire.topics import TASK_PATTERN
 from wire.strategies import DOCUMENT_CLASSES, MESSAGE_CLASSES, instances
@@ -253,6 +261,21 @@ def test_nothing_that_a_peer_says_stops_the_controller(
     desk.advance(35_000)
     answer_loads(desk)
     check_books(desk)
+    check_words(desk)
+
+
+def test_an_epoch_that_leaves_none_above_it_is_nobodys() -> None:
+    desk = Desk().begin()
+    pi = desk.device("pi1")
+    epoch = desk.core.epoch
+    for state in ("active", "starting", "lost"):
+        word = ControllerPresence(state=state, session="9" * 16 + "-1", epoch=2**23 - 1)
+        desk.publish(TOPICS.controller_presence("other"), encode_json(word), retain=True)
+        desk.publish(TOPICS.controller_presence("other"), encode_json(word))
+    pi.send(AssignmentRefused(assignment=1, reason="epoch", epoch_bound=2**23 - 1, holder="x"))
+    desk.advance(10_000)
+    assert (desk.core.epoch, desk.exits) == (epoch, [])
+    assert desk.core.effects.dropped >= 7
     check_words(desk)
 
 

@@ -1,6 +1,7 @@
 """The controller's core: every table has an end, and somebody who is gone leaves nothing behind."""
 
 import json
+from itertools import pairwise
 
 from core.desk import CODE, TOPICS, Desk
 from forage_controller.core.config import Limits
@@ -9,6 +10,7 @@ from forage_wire.codec import encode, encode_json
 from forage_wire.limits import CALL_BYTES_MAX
 from forage_wire.messages import (
     Answer,
+    Cancel,
     Code,
     DeviceCapabilities,
     DevicePresence,
@@ -20,6 +22,7 @@ from forage_wire.messages import (
     Started,
     SubmissionRefused,
     Submit,
+    TaskStatus,
 )
 
 DAY_MS = 24 * 3_600 * 1_000
@@ -260,3 +263,57 @@ def test_of_a_task_that_was_refused_no_later_page_is_taken() -> None:
     assert {message.task for message in client.of(SubmissionRefused)} == {task}
     other = client.submit(1)
     assert other in desk.core.ledger.tasks
+
+
+def test_calls_that_a_client_has_are_taken_in_a_few_at_a_time() -> None:
+    desk = Desk().begin()
+    pi, client = desk.device("pi1"), desk.client()
+    tasks = []
+    for _ in range(100):
+        tasks.append(client.submit(1))
+        pi.finish(pi.assignments.pop())
+    assert len(desk.core.ledger.tasks) == 100
+    desk.commits = False
+    client.collect_all(tasks)
+    # Whoever waits for something else waits for a few of them, and nobody for all.
+    left = len(desk.core.ledger.tasks)
+    assert 50 < left < 100
+    due_ms = desk.core.next_wakeup_ms()
+    assert due_ms is not None
+    assert due_ms <= desk.now_ms
+    desk.commits = True
+    desk.advance(1)
+    assert not desk.core.ledger.tasks
+
+
+def test_a_client_that_says_more_than_can_wait_is_heard_at_once() -> None:
+    desk = Desk().begin()
+    pi, client = desk.device("pi1"), desk.client()
+    task = client.submit(1)
+    pi.finish(pi.assignments.pop())
+    desk.commits = False
+    for _ in range(10):
+        client.collect_all([task] * 1_000)
+    assert len(desk.core.clients.waiting_collected) <= 4_096
+    assert not desk.core.ledger.tasks
+
+
+def test_the_status_of_many_tasks_is_said_in_portions_and_taken_back_when_they_end() -> None:
+    desk = Desk().begin()
+    client = desk.client()
+    tasks = [client.submit(1) for _ in range(150)]
+    assert desk.documents("status", TaskStatus) == []
+    desk.advance(1_000)
+    said = [len(desk.documents("status", TaskStatus))]
+    while said[-1] < len(tasks):
+        assert len(said) < 20
+        desk.advance(250)
+        said.append(len(desk.documents("status", TaskStatus)))
+    assert max(after - before for before, after in pairwise(said)) <= 64
+    desk.advance(10_000)
+    assert len(desk.documents("status", TaskStatus)) == len(tasks)
+    assert desk.core.next_wakeup_ms() is not None
+    client.send(Cancel(task=tasks[0], ranges=((0, 1),), force=False))
+    desk.run()
+    topic = TOPICS.status(client.user, client.name, tasks[0])
+    assert [message.payload for message in desk.published if message.topic == topic][-1] == b""

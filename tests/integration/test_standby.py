@@ -314,14 +314,16 @@ def test_a_take_over_of_one_that_was_itself_cut_off_is_called_off(tmp_path: Path
         )
         try:
             follows(standby)
-            link.hold()
-            standby.log.wait_for(lambda lines: any("taking over" in line for line in lines))
             logs = list((tmp_path / "first").glob("**/controller*.log"))
             assert logs
-            until(
-                lambda: any("attic no longer follows" in log.read_text() for log in logs),
-                "the first goes on alone",
-            )
+
+            def first_says(words: str) -> bool:
+                return any(words in log.read_text() for log in logs)
+
+            until(lambda: first_says("attic follows at group"), "the first knows of it")
+            link.hold()
+            standby.log.wait_for(lambda lines: any("taking over" in line for line in lines))
+            until(lambda: first_says("attic no longer follows"), "the first goes on alone")
             cluster.controller.kill()
             link.heal()
             standby.log.wait_for(

@@ -107,11 +107,11 @@ class Assignments:
             bytes=len(calls) if checkpoint is None else len(calls) + len(checkpoint.data),
             is_clone=is_clone,
         )
+        self.register(opened, now_ms)
         if is_clone:
             self.clones += 1
         else:
             self._backlog.taken(queue, n)
-        self.register(opened, now_ms)
         self._save(opened)
         wire = _wire(opened, calls, beat_ms, checkpoint)
         if checkpoint is not None and opened.attempt is not None:
@@ -128,7 +128,7 @@ class Assignments:
     def register(self, opened: Open, now_ms: int) -> None:
         """Put an assignment on its device's and task's account (new, adopted or recovered)."""
         task, device = opened.task, opened.device
-        queue = self._backlog.queue_of(opened.page)
+        queue = opened.queue = self._backlog.queue_of(opened.page)
         opened.left = opened.end - opened.low
         opened.assigned_ms = now_ms
         mean = opened.measure.mean_us
@@ -143,7 +143,7 @@ class Assignments:
         )
         task.attempts.append(opened.attempt)
         if len(task.attempts) > self._config.limits.attempts_kept:
-            task.attempts.popleft()
+            del task.attempts[0]
         task.assigned += 1
         task.open[opened.number] = opened
         opened.page.hold(opened)
@@ -331,6 +331,8 @@ class Assignments:
             force: Whether those that run are killed.
             but: An assignment that is left alone.
         """
+        if len(task.open) <= (but in task.open) and not task.strays:
+            return
         found: dict[int, tuple[Open, RangeSet]] = {}
         if force and task.strays:
             ranges = tuple(ranges)
@@ -346,10 +348,10 @@ class Assignments:
             # Of two attempts on purpose, the one that is not needed is to make room.
             kill = force or opened.is_clone or opened.has_clone
             # What it is to kill it need not be told to skip.
-            for told in (opened.killed,) if kill else (opened.killed, opened.called_off):
-                for low, high in told:
+            for told in (opened.killed, None if kill else opened.called_off):
+                for low, high in told or ():
                     calls.remove(low, high)
-            told.update(calls)
+            _note_told(opened, calls, kill)
             _call_off(opened, calls, force=kill)
 
     def remind(self, opened: Open) -> None:
@@ -359,10 +361,10 @@ class Assignments:
         whether it was cancelled with force is not known of an assignment that was closed since.
         """
         for low, high in opened.task.done.common(opened.low, opened.end):
-            opened.called_off.update(opened.reported.missing(low, high))
+            _note_told(opened, opened.reported.missing(low, high), False)
         for low, high in opened.task.collected.common(opened.low, opened.end):
-            opened.killed.update(opened.reported.missing(low, high))
-        killed, skipped = opened.killed.copy(), opened.called_off.copy()
+            _note_told(opened, opened.reported.missing(low, high), True)
+        killed, skipped = RangeSet(opened.killed or ()), RangeSet(opened.called_off or ())
         for low, high in opened.reported:
             killed.remove(low, high)
             skipped.remove(low, high)
@@ -397,7 +399,7 @@ class Assignments:
         if opened.attempt is not None:
             opened.attempt.how = how
             opened.attempt.ended_ms = now_ms
-        self._backlog.opened(self._backlog.queue_of(opened.page), -1)
+        self._backlog.opened(opened.queue, -1)
         self.touched[device.name] = device
         if not is_kept:
             self.forget(opened.number)
@@ -417,9 +419,10 @@ def _send(device: Device, batch: list[tuple[Open, Assignment]]) -> None:
         tokens=tuple([opened.number for opened, _wire_form in batch]),
     )
     for opened, _wire_form in batch:
-        # Cancelled before it left.
-        _call_off(opened, opened.called_off, force=False)
-        _call_off(opened, opened.killed, force=True)
+        if opened.called_off or opened.killed:
+            # Cancelled before it left.
+            _call_off(opened, opened.called_off, force=False)
+            _call_off(opened, opened.killed, force=True)
 
 
 def _kill_strays(task: Task, calls: RangeSet) -> None:
@@ -430,7 +433,17 @@ def _kill_strays(task: Task, calls: RangeSet) -> None:
             device.link.send(CancelAssigned(assignment=number, ranges=unwanted, force=True))
 
 
-def _call_off(opened: Open, calls: RangeSet, *, force: bool) -> None:
+def _note_told(opened: Open, calls: Iterable[tuple[int, int]], kill: bool) -> None:
+    """A device is told to skip calls, or to kill them."""
+    if kill:
+        opened.killed = opened.killed or RangeSet()
+        opened.killed.update(calls)
+    else:
+        opened.called_off = opened.called_off or RangeSet()
+        opened.called_off.update(calls)
+
+
+def _call_off(opened: Open, calls: RangeSet | None, *, force: bool) -> None:
     link = opened.device.link
     if not calls or not opened.sent or link is None:
         return
@@ -445,6 +458,14 @@ def _call_off(opened: Open, calls: RangeSet, *, force: bool) -> None:
 
 def _wire(opened: Open, calls: bytes, beat_ms: int, checkpoint: Checkpoint | None) -> Assignment:
     tries, deaths, losses = opened.counters
+    opened.tag = slice_tag(
+        opened.task.key,
+        opened.task.id,
+        opened.number,
+        opened.low,
+        opened.high,
+        opened.device.name,
+    )
     return Assignment(
         assignment=opened.number,
         header=opened.page.header_bytes,
@@ -454,14 +475,7 @@ def _wire(opened: Open, calls: bytes, beat_ms: int, checkpoint: Checkpoint | Non
         deaths=deaths,
         losses=losses,
         beat_ms=beat_ms,
-        tag=slice_tag(
-            opened.task.key,
-            opened.task.id,
-            opened.number,
-            opened.low,
-            opened.high,
-            opened.device.name,
-        ),
+        tag=opened.tag,
         announce=opened.announce,
         checkpoint=None if checkpoint is None else (checkpoint.number, checkpoint.data),
         calls=calls,

@@ -14,11 +14,15 @@ a queue whose code or page is not here is parked until that has come.
 
 from collections import deque
 from dataclasses import dataclass, field
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any
 
 import cbor2
 
 from forage_controller.core.state import Counters, Measure, Page, Task
-from forage_wire.messages import Header
+from forage_wire.messages import Header, Options
+from forage_wire.records import columns_of
 
 __all__ = [
     "Backlog",
@@ -38,6 +42,10 @@ Requirement = bytes
 
 _CLIENTS_MAX = 16_384
 """Clients whose last turn is remembered."""
+_IDLE_MAX = 64
+"""Queues that hold nothing and have nothing out, kept for calls that may come."""
+_KINDS_MAX = 4_096
+"""Kinds of calls whose keys are remembered."""
 _MEASURES_MAX = 16_384
 """Functions whose run times are remembered; the one not asked for longest is forgotten."""
 
@@ -104,52 +112,30 @@ def queue_key(header: Header) -> QueueKey:
 
     Bytes, as each keeps its hash: a tuple's is worked out anew at every look into a table.
     """
-    options = header.options
-    return cbor2.dumps(
-        [
-            header.user,
-            header.client,
-            header.function,
-            header.form,
-            header.python,
-            header.python_min,
-            header.settle,
-            header.packet_bytes_max,
-            options.requires,
-            options.devices,
-            options.retries,
-            options.timeout_ms,
-            options.priority,
-            options.at_most_once,
-            options.fresh,
-            options.wait_ms,
-            options.backoff_ms,
-            options.deadline_ms,
-            options.clones,
-            options.exclusive,
-            options.lease_ms,
-            options.replicas,
-            options.quorum,
-            header.replica,
-        ]
-    )
+    return _packed(_agreeing(header))
 
 
 def _requirement(header: Header) -> Requirement:
     """What decides which devices are eligible."""
-    options = header.options
-    return cbor2.dumps(
-        [
-            header.form,
-            header.python,
-            header.python_min,
-            header.function if header.form == "named" else None,
-            options.requires,
-            options.devices,
-            options.at_most_once,
-            options.exclusive,
-        ]
-    )
+    named = header.function if header.form == "named" else None
+    return _packed((named, *_needs(header)))
+
+
+_agreeing = attrgetter(
+    *("user", "client", "function", "form", "python", "python_min", "settle"),
+    *("packet_bytes_max", "replica"),
+    *(f"options.{column.name}" for column in columns_of(Options)),
+)
+"""All that a header says but which task and page it is of, and how people call its function."""
+_needs = attrgetter(
+    *("form", "python", "python_min", "options.requires", "options.devices"),
+    *("options.at_most_once", "options.exclusive"),
+)
+
+
+@lru_cache(_KINDS_MAX)
+def _packed(values: tuple[Any, ...]) -> bytes:
+    return cbor2.dumps(values)
 
 
 class Backlog:
@@ -157,6 +143,7 @@ class Backlog:
 
     __slots__ = (
         "_all",
+        "_idle",
         "_measures",
         "_parked",
         "_priorities",
@@ -171,6 +158,7 @@ class Backlog:
 
     def __init__(self) -> None:
         self._all: dict[QueueKey, CallQueue] = {}
+        self._idle: dict[QueueKey, CallQueue] = {}
         self._measures: dict[bytes | tuple[str, str], Measure] = {}
         self._parked: dict[object, dict[QueueKey, CallQueue]] = {}
         self._priorities: list[int] = []
@@ -194,15 +182,25 @@ class Backlog:
         queue = self._all.get(page.queue_key)
         if queue is None:
             header = page.header
-            queue = CallQueue(
-                key=page.queue_key,
-                requirement=_requirement(header),
-                client=(header.user, header.client),
-                header=header,
-                measure=self.measure_of(header.function),
-            )
+            measure = self.measure_of(header.function)
+            queue = self._idle.pop(page.queue_key, None)
+            if queue is None or queue.measure is not measure:
+                queue = CallQueue(
+                    key=page.queue_key,
+                    requirement=_requirement(header),
+                    client=(header.user, header.client),
+                    header=header,
+                    measure=measure,
+                )
             self._all[queue.key] = queue
         return queue
+
+    def _lay_aside(self, queue: CallQueue) -> None:
+        """A queue is used no more; it is kept a while, since the next call is often like the last."""
+        del self._all[queue.key]
+        self._idle[queue.key] = queue
+        if len(self._idle) > _IDLE_MAX:
+            del self._idle[next(iter(self._idle))]
 
     def measure_of(self, function: bytes | tuple[str, str]) -> Measure:
         """What is known of a function's run time, of whichever client."""
@@ -223,8 +221,9 @@ class Backlog:
 
     def opened(self, queue: CallQueue, assignments: int) -> None:
         """Assignments of a queue went out, or (below 0) ended."""
+        was_served = queue.open > 0
         queue.open += assignments
-        if queue.pending or queue.open == 0:
+        if was_served != (queue.open > 0):
             self._arrange(queue)
 
     def _arrange(self, queue: CallQueue) -> None:
@@ -244,7 +243,7 @@ class Backlog:
             if queue.parked_for is not None:
                 self._forget_parked(queue)
             if queue.open == 0:
-                del self._all[queue.key]
+                self._lay_aside(queue)
             return
         if group is None:
             group = self._make_group(priority, queue)
@@ -499,6 +498,10 @@ def by_counters(
         counters: Of calls that have none of their own.
         announce: Whether they are to be announced (those that were lost running are anyway).
     """
+    if not task.counters and not task.checkpoints:
+        return [
+            Pending(task=task, page=page, low=low, high=high, counters=counters, announce=announce)
+        ]
     if len(task.counters) <= high - low:
         special = sorted(index for index in task.counters if low <= index < high)
     else:

@@ -1,5 +1,6 @@
 """The clients: their links, what they submit and collect, what they are told."""
 
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from forage_controller.core.archive import Archive, in_messages
@@ -45,6 +46,11 @@ from forage_wire.topics import Topics, is_task
 
 __all__ = ["Clients"]
 
+_COLLECTED_AT_ONCE = 16
+"""Rows of calls that clients have, taken in with one batch: a client says it of a hundred tasks at a
+time, and nobody waits for that but those who wait for something else ..."""
+_COLLECTED_MAX = 4_096
+"""... unless there are more than this."""
 _RANGES_AT_ONCE = 3_000
 """Rows and ranges of one message together: some 20 bytes each, so that they fit a packet."""
 
@@ -85,6 +91,10 @@ class Clients:
         self.devices_alive: Callable[[], int] = lambda: 0
         self.stranger = False
         """Whether somebody spoke to a controller session that is not ours (any more)."""
+        self.waiting_collected: deque[tuple[Client, Task, Ranges]] = deque()
+        """Calls that clients have, not taken in yet ..."""
+        self._collected_ms: int | None = None
+        """... and when that goes on."""
         self.came: list[Client] = []
         """Clients that began a link since somebody looked."""
 
@@ -241,7 +251,7 @@ class Clients:
             ),
         )
         for task in client.tasks.values():
-            task.told = RangeSet()
+            task.told = None
             self._ledger.tell_settled(task, now_ms)
         self.came.append(client)
         return client.link
@@ -252,7 +262,8 @@ class Clients:
                 self._on_submit(client, message, now_ms)
             case Collected():
                 for task, ranges in self._known(client, message.rows):
-                    self._on_collected(client, task, ranges, now_ms)
+                    self.waiting_collected.append((client, task, ranges))
+                self._take_collected(len(self.waiting_collected) - _COLLECTED_MAX, now_ms)
             case Hello():
                 self._on_hello(client, message)
             case Code():
@@ -302,9 +313,10 @@ class Clients:
 
     def _on_submit(self, client: Client, submit: Submit, now_ms: int) -> None:
         assert client.link is not None
+        is_stranger = abs(client.minor - PROTOCOL_MINOR) > 1
         for page in submit.pages:
             try:
-                if abs(client.minor - PROTOCOL_MINOR) > 1:
+                if is_stranger:
                     raise PageRefused(
                         "version",
                         f"the client speaks protocol 1.{client.minor} and this controller "
@@ -337,12 +349,21 @@ class Clients:
         if task is not None:
             self._settlement.abandon(task, now_ms)
 
+    def _take_collected(self, rows: int, now_ms: int) -> None:
+        """Take in so many of what clients have said that they have."""
+        for _ in range(min(rows, len(self.waiting_collected))):
+            client, task, ranges = self.waiting_collected.popleft()
+            if self._ledger.tasks.get(task.id) is task:
+                self._on_collected(client, task, ranges, now_ms)
+        self._collected_ms = now_ms if self.waiting_collected else None
+
     def _on_collected(self, client: Client, task: Task, ranges: Ranges, now_ms: int) -> None:
         if task.client is client:
             self._ledger.collect(task, ranges, now_ms, kills=True)
             return
         # What somebody attached to the task has collected counts only if its owner is gone, and
         # stays so: one whose connection broke comes back for it.
+        task.inherited = task.inherited or RangeSet()
         for low, high in ranges:
             task.inherited.add(low, min(high, task.end))
         self._inherit(task, now_ms)
@@ -445,6 +466,7 @@ class Clients:
 
     def tell(self, now_ms: int) -> None:
         """Send what this batch has for clients: commits, outcomes, releases."""
+        self._take_collected(_COLLECTED_AT_ONCE, now_ms)
         if self._ledger.news_ms is not None and now_ms >= self._ledger.news_ms:
             news, self._ledger.news = self._ledger.news, {}
             self._ledger.news_ms = None
@@ -486,11 +508,12 @@ class Clients:
             if task.id not in self._ledger.tasks or task.client.link is None:
                 continue
             untold = RangeSet()
+            told = task.told = task.told or RangeSet()
             for low, high in task.committed:
                 for gap_low, gap_high in task.collected.missing(low, high):
-                    untold.update(task.told.missing(gap_low, gap_high))
+                    untold.update(told.missing(gap_low, gap_high))
             if untold:
-                task.told.update(untold)
+                told.update(untold)
                 frozen = untold.freeze()
                 for at in range(0, len(frozen), _RANGES_AT_ONCE):
                     row = (task.id, frozen[at : at + _RANGES_AT_ONCE])
@@ -502,6 +525,8 @@ class Clients:
 
     def next_wakeup_ms(self) -> int | None:
         """When clients are to be told something."""
+        if self._collected_ms is not None:
+            return self._collected_ms
         settled_ms, news_ms = (
             self._ledger.due[0][0] if self._ledger.due else None,
             self._ledger.news_ms,

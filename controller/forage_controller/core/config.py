@@ -11,15 +11,15 @@ __all__ = ["CoreConfig", "Limits"]
 class Limits:
     """What the controller holds at most, and how long it waits; each with what happens then."""
 
-    slot_work_us: int = 40_000
+    slot_work_us: int = 80_000
     """Estimated work outstanding for each slot of a device; more waits here."""
-    slot_slices: int = 32
+    slot_slices: int = 128
     """Slices outstanding for each slot."""
-    slice_us: int = 10_000
+    slice_us: int = 40_000
     """Measured work in one slice at most ..."""
     slice_us_min: int = 2000
     """... and at least, where the backlog has it."""
-    unmeasured_us: int = 1_000
+    unmeasured_us: int = 2_500
     """What a call of a function never measured counts for, until it has run longer."""
     acknowledge_after_ms: int = 20
     """Commits are told this late, many in one message; a microcontroller hears at once."""

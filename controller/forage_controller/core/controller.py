@@ -534,8 +534,7 @@ class ControllerCore:
             self.fleet.paused(now_ms - self._wanted_ms, now_ms)
         if self._decide_ms is not None and now_ms >= self._decide_ms:
             self._decide()
-        self.replicas.check(now_ms)
-        self.effects.floor = self.replicas.floor()
+        self.effects.floor = self.replicas.check(now_ms)
         self.effects.run_due(now_ms)
         if self._rules and self._doubt and not self._epoch_pending:
             self._ask(now_ms)

@@ -1,8 +1,8 @@
 """Who gets what, and how much of it: slices from the backlog to devices with room.
 
-Windows are of measured work: a slot has about 40 ms outstanding, in slices that start at one
-call and double to about 10 ms, a share of the function's backlog so that all slots are busy
-to the end.
+Windows are of measured work: a slot has about 80 ms outstanding, in slices that start at one
+call and double to about 40 ms, a share of the function's backlog so that all slots are busy
+to the end. Nobody waits for all of that: a device lets another function's call go first.
 """
 
 import heapq
@@ -98,6 +98,10 @@ class Dispatcher:
         self._stealing = Stealing(config.limits, assignments, siblings, self.work_us)
         self._stragglers = Stragglers(assignments, backlog, devices, self._clone)
         self._changed: dict[str, Device] = {}
+        self._beyond_us: dict[str, int] = {}
+        """By how much what a device runs exceeds its estimate, in this batch."""
+        self._given: Device | None = None
+        """Who was given the last slice: what room is left there is not looked at yet."""
         self._resting: list[tuple[int, str]] = []
         self._again_ms: int | None = None
 
@@ -138,11 +142,17 @@ class Dispatcher:
 
         A call of an hour keeps one slot busy; the others are to have their work all the same.
         """
-        load, most = device.work_us, self._limits.slot_work_us
-        for opened in islice(device.assignments.values(), device.slots):
-            known = max(opened.work_us, (now_ms - opened.assigned_ms) * 1_000)
-            load += min(known, most) - opened.work_us
-        return load
+        beyond_us = self._beyond_us.get(device.name)
+        if beyond_us is None:
+            beyond_us, most = 0, self._limits.slot_work_us
+            slots = device.slots
+            for opened in islice(device.assignments.values(), slots):
+                known = max(opened.work_us, (now_ms - opened.assigned_ms) * 1_000)
+                beyond_us += min(known, most) - opened.work_us
+            if len(device.assignments) >= slots:
+                # What is given out now runs behind those.
+                self._beyond_us[device.name] = beyond_us
+        return device.work_us + beyond_us
 
     def _room(self, device: Device, now_ms: int) -> int:
         capabilities = device.capabilities
@@ -169,19 +179,22 @@ class Dispatcher:
         if slices >= _ASSIGNMENTS_MAX:
             return FULL
         load_us = self._load_us(device, now_ms)
-        for windows, room in ((1, ROOMY), (2, SPARE)):
-            if (
-                slices < slots * windows * self._limits.slot_slices
-                and load_us < slots * windows * self._limits.slot_work_us
-            ):
-                return room
-        return FULL
+        most, most_us = slots * self._limits.slot_slices, slots * self._limits.slot_work_us
+        if slices < most and load_us < most_us:
+            return ROOMY
+        return SPARE if slices < 2 * most and load_us < 2 * most_us else FULL
 
     def _look_at_room(self, device: Device, now_ms: int) -> int:
         room = self._room(device, now_ms)
         self._index.set_room(device, room)
         self._stealing.room_changed(device, room == FREE, now_ms)
         return room
+
+    def _look_at_given(self, now_ms: int) -> None:
+        """The window of whoever was given the last slice may be full: the next one is to know."""
+        device, self._given = self._given, None
+        if device is not None:
+            self._index.set_room(device, self._room(device, now_ms))
 
     def _look_around(self, now_ms: int) -> None:
         """Take in what has changed since the last time."""
@@ -221,6 +234,7 @@ class Dispatcher:
     def schedule(self, now_ms: int) -> None:
         """Give out what can be given out now."""
         self._again_ms = None
+        self._beyond_us.clear()
         self._look_around(now_ms)
         left = _SLICES_AT_ONCE
         for priority in list(self._backlog.priorities):
@@ -231,6 +245,8 @@ class Dispatcher:
         if left <= 0:
             self._again_ms = now_ms
         self._assignments.send()
+        # (With it at whoever was given the last slice.)
+        self._given = None
         self._look_around(now_ms)
         self._stealing.steal(now_ms)
         self._stragglers.look(self._stealing.free, now_ms)
@@ -267,7 +283,9 @@ class Dispatcher:
 
     def _take_turns(self, priority: int, left: int, now_ms: int) -> int:
         """Clients and functions take turns while a device has room; how many slices are left."""
-        groups, roomy = self._backlog.groups.get(priority, {}), self._index.roomy
+        groups, roomy = self._backlog.groups.get(priority), self._index.roomy
+        if not groups:
+            return left
         ready = [
             (self._backlog.last_turn(groups[requirement]), at, requirement)
             for at, requirement in enumerate(_in_both(groups, roomy))
@@ -275,6 +293,7 @@ class Dispatcher:
         heapq.heapify(ready)
         blocked: dict[Requirement, int] = {}
         while ready and left > 0:
+            self._look_at_given(now_ms)
             _last, at, requirement = heapq.heappop(ready)
             group, entry = groups.get(requirement), roomy.get(requirement)
             queue = None if group is None else self._backlog.next_of(group)
@@ -286,8 +305,9 @@ class Dispatcher:
                 blocked[requirement] = blocked.get(requirement, 0) + 1
                 if blocked[requirement] > _BLOCKED_AT_ONCE:
                     continue
-            self._backlog.had_turn(queue)
-            heapq.heappush(ready, (self._backlog.last_turn(group), at, requirement))
+            if requirement in groups:
+                self._backlog.had_turn(queue)
+                heapq.heappush(ready, (self._backlog.last_turn(group), at, requirement))
         return left
 
     def _beyond_the_window(self, priority: int, left: int, now_ms: int) -> int:
@@ -295,7 +315,9 @@ class Dispatcher:
 
         Else a single call behind another's million waits for all of them.
         """
-        groups, spare = self._backlog.groups.get(priority, {}), self._index.spare
+        groups, spare = self._backlog.groups.get(priority), self._index.spare
+        if not groups:
+            return left
         ready = [
             (self._backlog.last_turn(groups[requirement], unserved=True), at, requirement)
             for at, requirement in enumerate(_in_both(groups, spare))
@@ -303,6 +325,7 @@ class Dispatcher:
         ]
         heapq.heapify(ready)
         while ready and left > 0:
+            self._look_at_given(now_ms)
             _last, at, requirement = heapq.heappop(ready)
             group, entry = groups.get(requirement), spare.get(requirement)
             if group is None or entry is None or not group.unserved:
@@ -337,7 +360,9 @@ class Dispatcher:
             self._backlog.park(queue, (pending.task.id, pending.page.first))
             return True
         at = pending.low - pending.page.first
-        first = join_calls(items[at : at + 1])
+        # (A page of one call is that call as it goes out.)
+        whole = pending.page.calls if len(items) == 1 else None
+        first = join_calls(items[at : at + 1]) if whole is None else whole
         barred = _NOBODY
         if pending.task.replicas > 1:
             barred = self._siblings.holders(pending.task, pending.page, pending.low)
@@ -362,7 +387,7 @@ class Dispatcher:
             calls, n = first, 1
         beat_ms = self._beat_ms(device)
         self._assignments.assign(pending, n, calls, device, beat_ms, now_ms, checkpoint)
-        self._look_at_room(device, now_ms)
+        self._given = device
         return True
 
     def _begin_own_chain(self, device: Device, pending: Pending) -> None:
@@ -403,9 +428,13 @@ class Dispatcher:
         barred: dict[str, None],
         now_ms: int,
     ) -> Device | None:
-        """The device with the least work for each slot; the stronger one where that is equal."""
+        """The device with the least work for each slot.
+
+        Where that is equal, one with a free slot: what keeps the others' busy may be unknown. Then
+        the stronger one.
+        """
         best: Device | None = None
-        best_rank: tuple[float, float] | None = None
+        best_rank: tuple[float, bool, float] | None = None
         for device in islice(devices.values(), _CANDIDATES):
             capabilities = device.capabilities
             assert capabilities is not None
@@ -415,6 +444,7 @@ class Dispatcher:
                 continue
             rank = (
                 self._load_us(device, now_ms) / max(1, device.slots),
+                device.slices >= device.slots,
                 -float(capabilities.strength),
             )
             if best_rank is None or rank < best_rank:
@@ -472,7 +502,12 @@ class Dispatcher:
         capabilities = device.capabilities
         assert capabilities is not None
         once = queue.header.options.at_most_once
-        if pending.announce or once or capabilities.profile == "mcu":
+        if (
+            pending.high - pending.low == 1
+            or pending.announce
+            or once
+            or capabilities.profile == "mcu"
+        ):
             return first, 1
         n = slice_calls(
             growth=queue.measure.growth,

@@ -7,7 +7,6 @@ from forage_controller.core.commands import Command, Exit
 from forage_controller.core.operations import Operation, Save
 from forage_wire.ignored import IgnoredKeys
 from forage_wire.io import Note, Publish
-from forage_wire.link import Outgoing
 
 __all__ = ["Effects"]
 
@@ -62,12 +61,9 @@ class Effects:
         """Send a message now."""
         self._commands.append(Publish(topic=topic, payload=payload, qos=qos, retain=retain))
 
-    def outgoing(self, messages: list[Outgoing]) -> None:
+    def outgoing(self, messages: list[Publish]) -> None:
         """Send what a link has ready."""
-        for message in messages:
-            self._commands.append(
-                Publish(topic=message.topic, payload=message.payload, qos=message.qos)
-            )
+        self._commands += messages
 
     def note(self, level: str, text: str) -> None:
         """Say something in the log."""

@@ -14,6 +14,7 @@ from forage_controller.core.effects import Effects
 from forage_controller.core.links import Links
 from forage_controller.core.sessions import is_newer, start_of
 from forage_controller.core.state import NEVER_HEARD, Device
+from forage_wire.address import parse_broker_address
 from forage_wire.codec import encode, encode_json
 from forage_wire.limits import PACKET_BYTES_MAX
 from forage_wire.messages import (
@@ -94,8 +95,7 @@ class Fleet:
         """Effective detection time of a device: a busy one is dead after this much silence."""
         base = self._config.detect_ms
         if base is None:
-            near = device.capabilities is not None and _is_loopback(device.capabilities.broker)
-            base = _DETECT_LOOPBACK_MS if near else _DETECT_MS
+            base = _DETECT_LOOPBACK_MS if device.is_beside_broker else _DETECT_MS
         return max(base, 4 * self.busy * 1_000 // _BEATS_PER_S)
 
     def beat_ms(self, device: Device) -> int:
@@ -268,6 +268,7 @@ class Fleet:
         if device.session and start_of(capabilities.session) != start_of(device.session):
             return
         before, device.capabilities = device.capabilities, capabilities
+        device.is_beside_broker = _is_beside(capabilities)
         if before is not None and replace(before, session=capabilities.session) == capabilities:
             # It says so whenever it is asked to report.
             return
@@ -355,6 +356,7 @@ class Fleet:
             known = device.capabilities
             if known is not None and start_of(known.session) != start_of(session):
                 device.capabilities = None
+                device.is_beside_broker = False
         device.session = session
         device.verified = False
         device.reported_ms = None
@@ -604,7 +606,9 @@ def _remember(device: Device, session: str) -> None:
         del device.past[next(iter(device.past))]
 
 
-def _is_loopback(broker: str) -> bool:
-    """Whether a broker's address, as a device sees it, is on the device itself."""
-    host = broker.rpartition("//")[2].rpartition("@")[2]
-    return host.startswith(("127.", "localhost", "[::1]", "::1"))
+def _is_beside(capabilities: DeviceCapabilities) -> bool:
+    """Whether the broker is on the device itself, by the address that it has of it."""
+    try:
+        return parse_broker_address(capabilities.broker).is_loopback
+    except ValueError:
+        return False

@@ -20,7 +20,7 @@ from forage_controller.core.orders import StandbyCommand
 from forage_wire.errors import DecodeError
 from forage_wire.io import Note, Publish
 from forage_wire.limits import DEVICE_WINDOW
-from forage_wire.link import Link, Outgoing, link_number
+from forage_wire.link import Link, link_number
 from forage_wire.messages import (
     Beat,
     Join,
@@ -122,9 +122,9 @@ class Following:
             self._publish([self.link.unnumbered(Seen())])
         self._publish(self.link.poll(now_ms))
 
-    def _publish(self, messages: list[Outgoing]) -> None:
+    def _publish(self, messages: list[Publish]) -> None:
         for message in messages:
-            self._order(Publish(topic=message.topic, payload=message.payload, qos=message.qos))
+            self._order(message)
 
     def next_wakeup_ms(self) -> int | None:
         """When `poll` has something to send without further events."""

@@ -16,7 +16,7 @@ from forage_controller.core.state import Device
 from forage_wire.codec import decode, decode_json
 from forage_wire.errors import DecodeError
 from forage_wire.io import MessageReceived
-from forage_wire.limits import LIST_ITEMS_MAX
+from forage_wire.limits import EPOCH_CREDIBLE_MAX, LIST_ITEMS_MAX
 from forage_wire.link import link_number
 from forage_wire.messages import (
     Accepted,
@@ -89,7 +89,10 @@ class Intake:
         if not payload:
             return None
         try:
-            return decode_json(payload, ControllerPresence)
+            presence = decode_json(payload, ControllerPresence)
+            if presence.epoch > EPOCH_CREDIBLE_MAX:
+                raise DecodeError(f"no controller has come to epoch {presence.epoch}")
+            return presence
         except DecodeError as error:
             self._effects.drop(f"controller/{topic.controller}", error)
             return None
@@ -229,6 +232,8 @@ class Intake:
 
     def _on_refused(self, device: Device, message: AssignmentRefused, now_ms: int) -> None:
         if message.reason == "epoch":
+            if message.epoch_bound > EPOCH_CREDIBLE_MAX:
+                raise DecodeError(f"no controller has come to epoch {message.epoch_bound}")
             self._refused_epoch(device, message.epoch_bound, message.holder)
             return
         opened = self._assignments.open.get(message.assignment)

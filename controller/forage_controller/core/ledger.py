@@ -25,6 +25,7 @@ from forage_wire.errors import DecodeError
 from forage_wire.limits import TASK_CALLS_MAX
 from forage_wire.messages import Header, OutcomeSet
 from forage_wire.messages import Page as PageMessage
+from forage_wire.ranges import ranges_count
 from forage_wire.replicas import replica_flaw
 
 __all__ = ["Ledger", "PageRefused"]
@@ -337,7 +338,7 @@ class Ledger:
             # What is not known of a task yet comes with its page.
             for gap_low, gap_high in task.collected.missing(low, min(high, task.end)):
                 added.append((gap_low, gap_high))
-                freed += sum(end - start for start, end in task.settled.common(gap_low, gap_high))
+                freed += ranges_count(task.settled.common(gap_low, gap_high))
         if not added:
             return
         task.collected.update(added)

@@ -1,5 +1,7 @@
 """What people and monitors are shown: tasks' status, the controller's figures, tasks' output."""
 
+from itertools import islice
+
 from forage_controller.core.assignments import Assignments
 from forage_controller.core.backlog import Backlog
 from forage_controller.core.config import CoreConfig
@@ -15,6 +17,12 @@ from forage_wire.topics import Topics
 
 __all__ = ["Monitor"]
 
+_STATUSES_AT_ONCE = 64
+"""Tasks whose status is said in one batch: thousands may change in a second, and the fleet waits."""
+_PORTIONS = 4
+"""As often in the time between two words of a task while there are more."""
+_LOOKED_AT = 2_048
+"""Changed tasks looked at in one batch."""
 _LINE_BYTES = 16
 """What a line counts for beside its characters: empty ones take room too."""
 
@@ -65,33 +73,45 @@ class Monitor:
     def publish(self, now_ms: int, *, clients: int) -> None:
         """Once a second while anything changes: status of changed tasks, and the figures."""
         if self._ledger.dirty:
-            self._dirty.update(self._ledger.dirty)
-            self._ledger.dirty = {}
+            self._take_changed()
+        every_ms = self._limits.status_every_ms
         if self._next_ms is None:
             if self._dirty or self._stats_changed(clients):
-                self._next_ms = now_ms + self._limits.status_every_ms
+                self._next_ms = now_ms + every_ms
             return
         if now_ms < self._next_ms:
             return
-        self._next_ms = None
-        for task in list(self._dirty.values()):
-            self._publish_task(task, now_ms)
-        self._publish_stats(now_ms, clients)
-        if self._dirty:
-            self._next_ms = now_ms + self._limits.status_every_ms
+        left = _STATUSES_AT_ONCE
+        for task in list(islice(self._dirty.values(), _LOOKED_AT)):
+            # Of one that lives for less than this nobody is told.
+            if now_ms - task.made_ms >= every_ms:
+                self._publish_task(task, now_ms)
+                left -= 1
+                if left == 0:
+                    break
+        is_early = now_ms - self._last_stats_ms < every_ms
+        if not is_early:
+            self._publish_stats(now_ms, clients)
+        if left == 0:
+            self._next_ms = now_ms + every_ms // _PORTIONS
+        else:
+            self._next_ms = now_ms + every_ms if self._dirty or is_early else None
 
-    def _publish_task(self, task: Task, now_ms: int) -> None:
-        topic = self._topics.status(task.client.user, task.client.name, task.id)
-        if task.id not in self._ledger.tasks:
-            del self._dirty[task.id]
+    def _take_changed(self) -> None:
+        """Note whose status is to be said, and take back what was said of those that have ended."""
+        changed, self._ledger.dirty = self._ledger.dirty, {}
+        for task in changed.values():
+            if task.id in self._ledger.tasks:
+                self._dirty[task.id] = task
+                continue
+            self._dirty.pop(task.id, None)
             if task.id not in self._ledger.ended:
                 self._drop_log(task)
             if task.status_ms is not None:
                 task.status_ms = None
-                self._effects.publish(topic, b"", retain=True)
-            return
-        if now_ms - task.made_ms < self._limits.status_every_ms:
-            return
+                self._effects.publish(self._topic(task), b"", retain=True)
+
+    def _publish_task(self, task: Task, now_ms: int) -> None:
         del self._dirty[task.id]
         task.status_ms = now_ms
         running = sum(opened.left for opened in task.open.values())
@@ -105,7 +125,10 @@ class Monitor:
             attempts=task.assigned,
             devices=tuple(task.devices)[:256],
         )
-        self._effects.publish(topic, encode_json(status), retain=True)
+        self._effects.publish(self._topic(task), encode_json(status), retain=True)
+
+    def _topic(self, task: Task) -> str:
+        return self._topics.status(task.client.user, task.client.name, task.id)
 
     def _stats(self, clients: int, per_s: float) -> ControllerStats:
         alive = [device for device in self._fleet.devices.values() if device.verdict != "dead"]
@@ -181,7 +204,7 @@ class Monitor:
         task.log_bytes += len(line) + _LINE_BYTES
         self.logs_bytes += len(line) + _LINE_BYTES
         while task.log_bytes > self._limits.log_bytes and len(task.log) > 1:
-            dropped = len(task.log.popleft()) + _LINE_BYTES
+            dropped = len(task.log.pop(0)) + _LINE_BYTES
             task.log_bytes -= dropped
             self.logs_bytes -= dropped
             task.log_dropped += 1

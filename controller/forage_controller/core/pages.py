@@ -56,7 +56,8 @@ class PageCache:
             known = page.items()
             if known is not None and len(known) != page.n:
                 raise DecodeError(f"a page says {page.n} calls and holds {len(known)}")
-            if known is not None:
+            if known is not None and page.n > 1:
+                # (One call is nothing to account for anew.)
                 self.put(page)
         if known is None and not page.loading:
             page.loading = True
@@ -81,13 +82,17 @@ class PageCache:
         size = page.calls_bytes + (_CUT_BYTES * page.n if page.cut is not None else 0)
         self._bytes += size - self._kept.get(page, 0)
         self._kept[page] = size
-        self._sort(page)
+        if page.committed:
+            self._sort(page)
 
     def _sort(self, page: Page) -> None:
-        self._whole.pop(page, None)
-        self._cut.pop(page, None)
-        if page.committed:
-            (self._whole if page.cut is None else self._cut)[page] = None
+        if page.cut is None:
+            self._whole.pop(page, None)
+            self._whole[page] = None
+        else:
+            self._whole.pop(page, None)
+            self._cut.pop(page, None)
+            self._cut[page] = None
 
     def _evict(self, newest: Page) -> None:
         """Keep to the budget. The latest pages go first: they are needed last."""

@@ -339,7 +339,7 @@ class Replicas:
 
     def saved(self, save: Save) -> None:
         """A group is on its way to the disk."""
-        if any(one.copies for one in self._standbys.values()):
+        if self._standbys and any(one.copies for one in self._standbys.values()):
             operations = [to_plain(operation) for operation in save.operations]
             size = sum([size_of(operation) for operation in operations])
             self._uncommitted.append(_Group(save.number, operations, size))
@@ -411,8 +411,10 @@ class Replicas:
 
     # -- sending ----------------------------------------------------------------------------
 
-    def check(self, now_ms: int) -> None:
-        """Let go of those that have fallen silent, or do not get on."""
+    def check(self, now_ms: int) -> int | None:
+        """Let go of those that have fallen silent, or do not get on; the answer is `floor` then."""
+        if not self._standbys and not self._held:
+            return None
         for one in list(self._standbys.values()):
             if now_ms >= one.gone_ms:
                 self._let_go(one, "it fell silent")
@@ -423,6 +425,7 @@ class Replicas:
         for name, held in list(self._held.items()):
             if now_ms >= held.until_ms:
                 self._free(name)
+        return self.floor()
 
     def poll(self, now_ms: int) -> None:
         """Hand to each link what it has room for."""

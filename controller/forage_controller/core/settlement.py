@@ -7,6 +7,7 @@ keep it, the device keeps it, and is asked for it again when there is.
 
 from collections.abc import Iterable
 from dataclasses import replace
+from hmac import compare_digest
 from random import Random
 
 from forage_controller.core.assignments import Assignments
@@ -20,7 +21,7 @@ from forage_controller.core.state import Counters, Device, Open, Page, Task
 from forage_wire.errors import DecodeError
 from forage_wire.limits import BACKOFF_MS_MAX, DEATHS_MAX, RANGES_MAX, UNFINISHED_PART_BYTES_MAX
 from forage_wire.messages import OutcomeSet
-from forage_wire.ranges import Ranges, RangeSet
+from forage_wire.ranges import Ranges, RangeSet, ranges_count
 from forage_wire.system_errors import CANCELLED, TIMEOUT, system_error
 from forage_wire.tags import slice_tag_valid
 
@@ -77,17 +78,9 @@ class Settlement:
             # Only when that is saved: until then a crash would bring the task back.
             self._acknowledge_once_committed(device, outcomes, everywhere=True)
             return True
-        if not slice_tag_valid(
-            outcomes.tag,
-            task.key,
-            task.id,
-            outcomes.assignment,
-            outcomes.low,
-            outcomes.high,
-            device.name,
-        ):
-            raise DecodeError("outcomes with a tag that is not their assignment's")
         opened = self._assignments.open.get(outcomes.assignment)
+        if not _is_tag_right(task, device, opened, outcomes):
+            raise DecodeError("outcomes with a tag that is not their assignment's")
         if outcomes.assignment in device.strays and outcomes.ranges == (
             (outcomes.low, outcomes.high),
         ):
@@ -96,15 +89,19 @@ class Settlement:
             self._assignments.touched[device.name] = device
         if opened is not None and (opened.task is not task or opened.device is not device):
             raise DecodeError("outcomes of an assignment that is another's")
-        ended = [] if opened is None else self._ended(task, opened, outcomes)
+        ended: list[int] = []
+        if opened is not None and outcomes.errors:
+            ended = self._ended(task, opened, outcomes)
         if ended:
             outcomes = _with_final(outcomes, ended)
         new = self._news(task, opened, outcomes)
         if new and not self._has_room(device):
             return True
         if opened is not None:
-            opened.measure.add(sum(high - low for low, high in outcomes.ranges), outcomes.run_us)
-        again = [] if opened is None else self._again(task, opened, outcomes)
+            opened.measure.add(ranges_count(outcomes.ranges), outcomes.run_us)
+        again: list[Pending] = []
+        if opened is not None and outcomes.errors:
+            again = self._again(task, opened, outcomes)
         if new:
             self._settle(task, outcomes, device.name, new, now_ms, tell_owner=bool(ended))
         if opened is not None:
@@ -117,15 +114,18 @@ class Settlement:
                 self._later.add(pending, now_ms + wait_ms)
             else:
                 self._backlog.add(pending, now_ms)
-        page = task.page_of(outcomes.low)
+        page = task.page_of(outcomes.low) if opened is None else opened.page
         self._acknowledge_once_committed(
             device, outcomes, everywhere=page is not None and page.runs_once
         )
         self._ledger.release_if_over(task, now_ms)
         return True
 
-    def _news(self, task: Task, opened: Open | None, outcomes: OutcomeSet) -> RangeSet:
+    def _news(self, task: Task, opened: Open | None, outcomes: OutcomeSet) -> Ranges:
         """The calls that these outcomes settle."""
+        if task.settle == "direct" and not outcomes.errors and len(outcomes.ranges) == 1:
+            # Nearly all are.
+            return tuple(task.done.missing(*outcomes.ranges[0]))
         settled = RangeSet(outcomes.ranges)
         for index, _reason, final in outcomes.errors:
             if not final:
@@ -138,7 +138,7 @@ class Settlement:
                     continue
                 low, high = max(low, opened.low), min(high, opened.end)
             new.update(task.done.missing(low, high))
-        return new
+        return new.freeze()
 
     def _has_room(self, device: Device) -> bool:
         """Whether an outcome can be kept; else its device does, until it is asked to report."""
@@ -241,44 +241,33 @@ class Settlement:
         task: Task,
         outcomes: OutcomeSet,
         device: str,
-        new: RangeSet,
+        ranges: Ranges,
         now_ms: int,
         *,
         tell_owner: bool,
     ) -> None:
         """Keep outcomes; `tell_owner`: its client does not take them from the device's word."""
-        ranges = new.freeze()
-        task.failed += sum(final and index in new for index, _reason, final in outcomes.errors)
-        self._mark_settled(task, ranges, new.count, len(outcomes.data), now_ms)
+        if outcomes.errors:
+            new = RangeSet(ranges)
+            task.failed += sum(final and index in new for index, _reason, final in outcomes.errors)
+        self._mark_settled(task, ranges, len(outcomes.data), now_ms)
         if task.replicas > 1:
             task.note_answered(ranges, device)
-        stored = OutcomeSet(
-            task=task.id,
-            assignment=outcomes.assignment,
-            low=outcomes.low,
-            high=outcomes.high,
-            tag=outcomes.tag,
-            device=device,
-            ranges=outcomes.ranges,
-            errors=outcomes.errors,
-            run_us=outcomes.run_us,
-            data=outcomes.data,
-        )
-        self._save(task, stored, ranges)
+        self._save(task, outcomes, device, ranges)
         # Calls that are with another device now are to be skipped there.
         self._assignments.call_off(task, ranges, but=outcomes.assignment)
-        to_owner = stored if tell_owner or task.settle == "controller" else None
+        to_owner = tell_owner or task.settle == "controller"
         self._effects.after_commit(
-            lambda at_ms: self._committed(task, ranges, to_owner, stored, at_ms),
-            urgent=to_owner is not None or bool(task.attached),
+            lambda at_ms: self._committed(task, ranges, outcomes, device, to_owner, at_ms),
+            urgent=to_owner or bool(task.attached),
         )
 
-    def _save(self, task: Task, outcomes: OutcomeSet, settled: Ranges) -> None:
+    def _save(self, task: Task, outcomes: OutcomeSet, device: str, settled: Ranges) -> None:
         self._effects.save(
             SaveOutcomes(
                 task=task.id,
                 assignment=outcomes.assignment,
-                device=outcomes.device,
+                device=device,
                 low=outcomes.low,
                 high=outcomes.high,
                 tag=outcomes.tag,
@@ -290,9 +279,8 @@ class Settlement:
             )
         )
 
-    def _mark_settled(
-        self, task: Task, ranges: Ranges, calls: int, data_bytes: int, now_ms: int
-    ) -> None:
+    def _mark_settled(self, task: Task, ranges: Ranges, data_bytes: int, now_ms: int) -> None:
+        calls = ranges_count(ranges)
         task.settled.update(ranges)
         task.done.update(ranges)
         for low, high in ranges:
@@ -311,15 +299,18 @@ class Settlement:
         self,
         task: Task,
         ranges: Ranges,
-        to_owner: OutcomeSet | None,
-        to_others: OutcomeSet,
+        outcomes: OutcomeSet,
+        device: str,
+        to_owner: bool,
         now_ms: int,
     ) -> None:
         task.committed.update(ranges)
-        if to_owner is not None:
-            self._ledger.to_clients.append((task.client, to_owner))
-        for client in task.attached.values():
-            self._ledger.to_clients.append((client, to_others))
+        if to_owner or task.attached:
+            told = replace(outcomes, task=task.id, device=device)
+            if to_owner:
+                self._ledger.to_clients.append((task.client, told))
+            for client in task.attached.values():
+                self._ledger.to_clients.append((client, told))
         self._ledger.tell_settled(task, now_ms)
 
     def _acknowledge_once_committed(
@@ -341,7 +332,10 @@ class Settlement:
         def acknowledge(now_ms: int) -> None:
             device.uncommitted -= 1
             rows = self._acknowledge.setdefault(device.name, (device, {}))[1]
-            rows.setdefault(assignment, RangeSet()).update(ranges)
+            if assignment in rows:
+                rows[assignment].update(ranges)
+            else:
+                rows[assignment] = RangeSet(ranges)
             held = self._acknowledge_bytes.get(device.name, 0) + size
             self._acknowledge_bytes[device.name] = held
             if self._acknowledge_ms is None:
@@ -373,10 +367,10 @@ class Settlement:
             cut: list[tuple[int, Ranges]] = []
             for number, ranges in rows.items():
                 frozen = ranges.freeze()
-                cut.extend(
+                cut += [
                     (number, frozen[at : at + RANGES_MAX])
                     for at in range(0, len(frozen), RANGES_MAX)
-                )
+                ]
             found.append((device, cut))
         self._acknowledge = {}
         return found
@@ -422,11 +416,11 @@ class Settlement:
     def _make(self, task: Task, made: OutcomeSet, now_ms: int) -> None:
         calls = len(made.errors)
         task.failed += calls
-        self._mark_settled(task, made.ranges, calls, len(made.data) + 16 * calls, now_ms)
-        self._save(task, made, made.ranges)
+        self._mark_settled(task, made.ranges, len(made.data) + 16 * calls, now_ms)
+        self._save(task, made, "", made.ranges)
         self._assignments.call_off(task, made.ranges)
         self._effects.after_commit(
-            lambda at_ms: self._committed(task, made.ranges, made, made, at_ms), urgent=True
+            lambda at_ms: self._committed(task, made.ranges, made, "", True, at_ms), urgent=True
         )
 
     # -- calls that nobody wants --------------------------------------------------------------
@@ -472,6 +466,27 @@ class Settlement:
         task.total = task.end
         self._ledger.collect(task, everything, now_ms)
         self._ledger.release_if_over(task, now_ms)
+
+
+def _is_tag_right(task: Task, device: Device, opened: Open | None, outcomes: OutcomeSet) -> bool:
+    """Whether outcomes carry the tag of the slice that they say they are of, and of their device."""
+    if (
+        opened is not None
+        and opened.tag
+        and opened.task is task
+        and opened.device is device
+        and (opened.low, opened.high) == (outcomes.low, outcomes.high)
+    ):
+        return compare_digest(outcomes.tag, opened.tag)
+    return slice_tag_valid(
+        outcomes.tag,
+        task.key,
+        task.id,
+        outcomes.assignment,
+        outcomes.low,
+        outcomes.high,
+        device.name,
+    )
 
 
 def _moved(task: Task, opened: Open, index: int, reason: str) -> Counters:

@@ -39,6 +39,7 @@ from forage_wire.io import (
     Publish,
     PublishAcknowledged,
 )
+from forage_wire.limits import EPOCH_CREDIBLE_MAX
 from forage_wire.messages import ControllerPresence
 from forage_wire.topics import Topics
 
@@ -267,6 +268,8 @@ class StandbyCore:
     def _on_presence(
         self, name: str, presence: ControllerPresence, retain: bool, now_ms: int
     ) -> None:
+        if presence.epoch > EPOCH_CREDIBLE_MAX:
+            raise DecodeError(f"no controller has come to epoch {presence.epoch}")
         self._epoch_seen = max(self._epoch_seen, presence.epoch)
         if name == self._config.name:
             self._on_own_name(presence, retain)

@@ -1,7 +1,6 @@
 """What the controller knows: devices, clients, tasks, pages, assignments (data, no decisions)."""
 
 from bisect import bisect_left, bisect_right, insort
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +44,8 @@ class Device:
     """Ours: alive, suspect or dead."""
     why: str = NEVER_HEARD
     capabilities: DeviceCapabilities | None = None
+    is_beside_broker: bool = False
+    """The broker is on the device itself."""
     load: DeviceLoad | None = None
     link: Link | None = None
     link_number: int = 0
@@ -198,8 +199,10 @@ class Page:
 
     def free(self, done: RangeSet, low: int, high: int) -> list[tuple[int, int]]:
         """What of [low, high) is neither done nor with a device that is still to answer for it."""
+        if not self.open:
+            return done.missing(low, high)
         taken = RangeSet(done.common(low, high))
-        for opened in self.holding(low, high) if self.open else ():
+        for opened in self.holding(low, high):
             for start, end in opened.reported.missing(opened.low, opened.end):
                 taken.add(start, end)
         return taken.missing(low, high)
@@ -291,12 +294,13 @@ class Task:
     checkpoints: dict[int, Checkpoint] | None = None
     """Calls with a checkpoint, until they have ended; most tasks never have any."""
     open: dict[int, "Open"] = field(default_factory=dict)
-    attempts: deque[Attempt] = field(default_factory=deque)
+    # (Lists: a deque takes 600 bytes before it holds anything, and most tasks have one of each.)
+    attempts: list[Attempt] = field(default_factory=list)
     assigned: int = 0
     """Assignments made so far."""
     waiting: int = 0
     """Calls in the backlog."""
-    told: RangeSet = field(default_factory=RangeSet)
+    told: RangeSet | None = None
     """Committed calls that the client was told of, as it had not collected them."""
     settled_due_ms: int | None = None
     """When it is told next."""
@@ -308,12 +312,12 @@ class Task:
     archive_bytes: int = 0
     """... and what their outcomes take."""
     attached: dict[str, Client] = field(default_factory=dict)
-    inherited: RangeSet = field(default_factory=RangeSet)
+    inherited: RangeSet | None = None
     """Calls that somebody attached to it has collected: for its client too, if that is gone."""
     status_ms: int | None = None
     """When its status was last published."""
     progress: dict[int, tuple[int, str]] = field(default_factory=dict)
-    log: deque[str] = field(default_factory=deque)
+    log: list[str] = field(default_factory=list)
     log_bytes: int = 0
     log_dropped: int = 0
 
@@ -384,6 +388,8 @@ class Task:
     def forget_states(self, low: int, high: int) -> None:
         """Calls have ended: nothing is kept of how they came to it."""
         for states in (self.started, self.counters, self.lost_on, self.progress):
+            if not states:
+                continue
             if len(states) <= high - low:
                 for index in [index for index in states if low <= index < high]:
                     del states[index]
@@ -408,6 +414,10 @@ class Open:
     session: str
     counters: Counters
     measure: "Measure"
+    queue: Any = None
+    """Where its calls come from and go back to (`CallQueue`)."""
+    tag: bytes = b""
+    """What its outcomes must carry, if that is known already."""
     announce: bool = False
     reported: RangeSet = field(default_factory=RangeSet)
     """Calls whose outcome this device has sent."""
@@ -423,9 +433,9 @@ class Open:
     kept_until_ms: int = 0
     """Its device had nothing of it to give back: it is not asked again before."""
     attempt: Attempt | None = None
-    called_off: RangeSet = field(default_factory=RangeSet)
+    called_off: RangeSet | None = None
     """Calls of it that its device was told to skip ..."""
-    killed: RangeSet = field(default_factory=RangeSet)
+    killed: RangeSet | None = None
     """... or to kill."""
     sent: bool = False
     """Its device may have it."""

@@ -100,8 +100,9 @@ class Stragglers:
             free: Devices with a slot that nothing is meant for.
             now_ms: Now.
         """
-        idle = list(islice(free, _THIEVES_LOOKED_AT))
-        if not idle or not self._assignments.busy or self._backlog.waiting:
+        is_of_use = self._assignments.busy and not self._backlog.waiting
+        idle = list(islice(free, _THIEVES_LOOKED_AT)) if is_of_use else []
+        if not idle:
             self._look_ms = None
             return
         if self._look_ms is None:

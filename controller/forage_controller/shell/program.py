@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from random import Random
 from typing import Any, Protocol
 
@@ -192,27 +192,31 @@ class Program:
     # ------------------------------------------------------------------ one turn
 
     def _timeout_s(self) -> float | None:
-        dues = (
-            self._core_due_ms,
+        due_ms = self._core_due_ms
+        for other_ms in (
             self._connection.next_deadline_ms(),
             self._connect_at_ms,
-        )
-        known = [due for due in (*dues, self._watchdog.due_ms()) if due is not None]
+            self._watchdog.due_ms(),
+        ):
+            if other_ms is not None and (due_ms is None or other_ms < due_ms):
+                due_ms = other_ms
         # One millisecond of rounding, lest we come just before the time and turn in vain.
-        return max(0, min(known) - now_ms() + 1) / 1000 if known else None
+        return None if due_ms is None else max(0, due_ms - now_ms() + 1) / 1000
 
     def _turn(self) -> None:
         if self._stop_code is not None:
             self._end(self._stop_code)
             return
-        self._watchdog.feed(now_ms())
+        time_ms = now_ms()
+        self._watchdog.feed(time_ms)
         # Everything readable comes before any timer: after a pause of ours (a frozen process, a
         # suspended machine) the answers of those whose time is up may lie in the socket.
         for _ in range(READS_MAX):
-            for event in self._connection.read(now_ms()):
+            for event in self._connection.read(time_ms):
                 self._on_transport(event)
             if not self._readable.poll(0):
                 break
+            time_ms = now_ms()
         self._take_arrivals()
         time_ms = now_ms()
         if self._has_news or (self._core_due_ms is not None and time_ms >= self._core_due_ms):
@@ -258,12 +262,8 @@ class Program:
                     self.carry_out(command)
 
     def _take_arrivals(self) -> None:
-        while True:
-            try:
-                event = self._arrivals.get_nowait()
-            except Empty:
-                return
-            self._handle(event)
+        while not self._arrivals.empty():
+            self._handle(self._arrivals.get_nowait())
 
     # ------------------------------------------------------------------ the connection
 

@@ -243,9 +243,9 @@ CONTROLLER_MUTANTS = (
         name="an outcome made by the controller is told before it is saved",
         file=CONTROLLER + "settlement.py",
         old="""        self._effects.after_commit(
-            lambda at_ms: self._committed(task, made.ranges, made, made, at_ms), urgent=True
+            lambda at_ms: self._committed(task, made.ranges, made, "", True, at_ms), urgent=True
         )""",
-        new="        self._committed(task, made.ranges, made, made, now_ms)",
+        new='        self._committed(task, made.ranges, made, "", True, now_ms)',
         oracles=("CommitFirst",),
         quick=True,
     ),
