@@ -42,6 +42,7 @@ from forage_wire.topics import Topics
 __all__ = [
     "CLIENT",
     "CODE",
+    "CODE_HASH",
     "CONTROLLER",
     "SESSION",
     "TASK",

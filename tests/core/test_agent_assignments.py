@@ -211,12 +211,12 @@ def test_trim_takes_back_the_untouched_tail_and_answers_the_real_end(bench: Harn
     bench.measured_as(1_000)
     bench.assign(assignment(1, 0, 100))
     [(_slot, _number, low, high)] = bench.given()
-    assert (low, high) == (0, 10)
+    assert (low, high) == (0, 50)
     bench.send(Trim(rows=((number(1), 2),)))
-    assert [message.rows for message in bench.messages(Trimmed)] == [((number(1), 10),)]
-    bench.finish(1, 0, 10, run_us=10_000)
+    assert [message.rows for message in bench.messages(Trimmed)] == [((number(1), 50),)]
+    bench.finish(1, 0, 50, run_us=50_000)
     assert bench.given() == []
-    assert sorted(bench.outcomes()) == list(range(10))
+    assert sorted(bench.outcomes()) == list(range(50))
 
 
 def test_trim_to_nothing_drops_the_assignment(bench: Harness) -> None:

@@ -7,13 +7,14 @@ is forgotten, no slot idles while a call waits.
 
 from collections import deque
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from core.agent_harness import Harness, assignment, number, session
+from core.agent_harness import CODE_HASH, Harness, assignment, number, session
 from forage_agent.core.events import (
     KillWorker,
     RunCalls,
@@ -28,6 +29,7 @@ from forage_wire.messages import (
     Acknowledge,
     AssignmentRefused,
     CancelAssigned,
+    Code,
     DeviceInventory,
     Forget,
     Options,
@@ -38,10 +40,12 @@ from forage_wire.messages import (
 )
 
 SLOTS = 2
+OTHER_CODE = b"other code"
+OTHER_HASH = sha256(OTHER_CODE).digest()
 WORK = st.lists(
     st.tuples(
         st.integers(1, 40),
-        st.sampled_from(["plain", "plain", "plain", "timeout", "once", "fresh"]),
+        st.sampled_from(["plain", "plain", "other", "timeout", "once", "fresh"]),
         st.integers(-1, 1),
     ),
     min_size=1,
@@ -81,6 +85,7 @@ class AgentMachine(RuleBasedStateMachine):
         self.bench.start()
         for slot in self.slots:
             slot.state = "ready"
+        self.bench.send(Code(hash=OTHER_HASH, form="pickle", data=OTHER_CODE))
         self.bench.measured_as(20)
         self.assign(work)
 
@@ -170,7 +175,8 @@ class AgentMachine(RuleBasedStateMachine):
                 timeout_ms=200 if kind == "timeout" else 0,
                 priority=priority,
             )
-            one = assignment(self.counter, 3, 3 + calls, options=options)
+            function = OTHER_HASH if kind == "other" else CODE_HASH
+            one = assignment(self.counter, 3, 3 + calls, options=options, function=function)
             given.append(one)
             self.accepted.add(one.assignment)
             self.ranges[one.assignment] = (3, 3 + calls)

@@ -1,6 +1,7 @@
 """Workers as the core sees them: what they are given, how they die, who is to blame."""
 
 import hashlib
+from typing import Any
 
 import cbor2
 import pytest
@@ -19,15 +20,29 @@ from forage_agent.core.events import (
 )
 from forage_agent.core.settings import (
     FUNCTIONS_PER_WORKER_MAX,
+    MAKE_ROOM_EVERY_MS,
     OUTCOMES_AFTER_MS,
     PROGRESS_EVERY_MS,
     RESTART_AFTER_MS,
+    SHORT_US,
     STARTED_AFTER_MS,
     UNACKNOWLEDGED_BYTES_MAX,
+    WORKER_REFILL_US,
+    WORKER_WORK_US,
 )
 from forage_wire.io import Note
 from forage_wire.limits import CALL_BYTES_MAX, DEATHS_MAX
-from forage_wire.messages import Code, Drain, Options, Outcomes, Progress, Report, Started
+from forage_wire.messages import (
+    Acknowledge,
+    Code,
+    Drain,
+    Options,
+    Outcomes,
+    Progress,
+    Report,
+    Started,
+    Trim,
+)
 
 
 @pytest.fixture
@@ -44,10 +59,10 @@ def test_every_slot_gets_a_worker_before_any_connection() -> None:
 
 
 def test_unmeasured_calls_go_one_at_a_time_then_as_many_as_are_short(bench: Harness) -> None:
-    bench.assign(assignment(1, 0, 200))
+    bench.assign(assignment(1, 0, 2_000))
     assert bench.given() == [(0, number(1), 0, 1)]
     bench.finish(1, 0, run_us=100)
-    assert bench.given() == [(0, number(1), 1, 101)]
+    assert bench.given() == [(0, number(1), 1, 1 + WORKER_WORK_US // 100)]
 
 
 def test_calls_longer_than_the_refill_go_one_at_a_time(bench: Harness) -> None:
@@ -60,12 +75,14 @@ def test_calls_longer_than_the_refill_go_one_at_a_time(bench: Harness) -> None:
 
 def test_worker_gets_more_before_it_runs_dry(bench: Harness) -> None:
     bench.measured_as(1_000)
-    bench.assign(assignment(1, 0, 20))
-    assert bench.given() == [(0, number(1), 0, 10)]
-    bench.finish(1, 0, 4, run_us=4_000)
+    most, refill = WORKER_WORK_US // 1_000, WORKER_REFILL_US // 1_000
+    bench.assign(assignment(1, 0, 2 * most))
+    assert bench.given() == [(0, number(1), 0, most)]
+    ended = most - refill - 1
+    bench.finish(1, 0, ended, run_us=1_000 * ended)
     assert bench.given() == []
-    bench.finish(1, 4, 1, run_us=1_000)
-    assert bench.given() == [(0, number(1), 10, 15)]
+    bench.finish(1, ended, 1, run_us=1_000)
+    assert bench.given() == [(0, number(1), most, 2 * most - refill)]
 
 
 def test_one_order_holds_several_slices(bench: Harness) -> None:
@@ -502,23 +519,115 @@ def busy(bench: Harness) -> Harness:
     """A worker in the midst of many short calls, and the code of another function."""
     bench.send(Code(hash=OTHER_HASH, form="pickle", data=OTHER_CODE))
     bench.measured_as(1_000)
-    bench.assign(*[assignment(counter, 0, 20) for counter in range(1, 4)])
-    assert bench.given() == [(0, number(1), 0, 10)]
+    bench.assign(*[assignment(counter, 0, 100) for counter in range(1, 4)])
+    assert bench.given() == [(0, number(1), 0, 50)]
     return bench
 
 
-def test_a_call_does_not_wait_for_all_of_another_functions(busy: Harness) -> None:
-    busy.assign(assignment(9, function=OTHER_HASH, task="0123456789abc-9"))
-    busy.finish(1, 0, 10, run_us=10_000)
-    assert busy.given() == [(0, number(1), 10, 20)], "whose turn it was"
-    busy.finish(1, 10, 10, run_us=10_000)
+def newcomer(bench: Harness, counter: int = 9, **fields: Any) -> None:
+    """A call of the other function."""
+    task = f"0123456789abc-{counter}"
+    bench.assign(assignment(counter, function=OTHER_HASH, task=task, **fields))
+
+
+def test_a_call_does_not_wait_for_what_a_worker_has_of_another_function(busy: Harness) -> None:
+    newcomer(busy)
+    assert busy.taken(TakeBack) == [TakeBack(slot=0)]
+    busy.finish(1, 0, 2, run_us=2_000)
+    busy.put(WorkerReturned(slot=0, assignment=number(1), index=2))
+    assert busy.given() == [], "nobody knows how long it takes: it is to have the worker alone"
+    busy.finish(1, 2, run_us=1_000)
+    assert busy.given() == [(0, number(9), 0, 1)]
+    busy.finish(9, 0, run_us=10)
+    assert busy.given()[0] == (0, number(1), 3, 53), "and what was given back is next"
+
+
+def test_a_call_known_to_be_short_runs_next_and_the_rest_goes_behind_it(busy: Harness) -> None:
+    newcomer(busy, 8)
+    busy.put(WorkerReturned(slot=0))
+    busy.finish(8, 0, run_us=10)
+    busy.advance(MAKE_ROOM_EVERY_MS)
+    busy.taken(RunCalls)
+    busy.taken(TakeBack)
+    newcomer(busy, 9)
+    assert len(busy.taken(TakeBack)) == 1
+    busy.put(WorkerReturned(slot=0, assignment=number(1), index=0))
+    [run] = busy.taken(RunCalls)
+    assert [(one.assignment, one.low, one.is_awaited) for one in run.chunks[:2]] == [
+        (number(9), 0, True),
+        (number(1), 1, False),
+    ], "and the worker is to report it at once, whatever is behind it"
+
+
+def test_a_long_call_waits_for_its_turn(busy: Harness) -> None:
+    newcomer(busy, 8)
+    busy.put(WorkerReturned(slot=0))
+    busy.finish(8, 0, run_us=SHORT_US + 1_000)
+    busy.advance(MAKE_ROOM_EVERY_MS)
+    busy.taken(TakeBack)
+    newcomer(busy, 9)
+    busy.advance(1)
+    assert busy.taken(TakeBack) == []
+
+
+def test_what_runs_out_within_a_moment_is_waited_for(busy: Harness) -> None:
+    busy.send(Trim(rows=((number(1), 0), (number(2), 0), (number(3), 0))))
+    busy.finish(1, 0, 47, run_us=47_000)
+    newcomer(busy)
+    assert busy.taken(TakeBack) == []
+    busy.finish(1, 47, 3, run_us=3_000)
     assert busy.given() == [(0, number(9), 0, 1)]
 
 
+def test_a_call_of_lower_priority_takes_nobodys_turn(busy: Harness) -> None:
+    newcomer(busy, options=Options(priority=-1))
+    busy.advance(1)
+    assert busy.taken(TakeBack) == []
+
+
+def test_a_free_slot_is_room_enough() -> None:
+    bench = Harness(slots=2)
+    bench.start()
+    bench.send(Code(hash=OTHER_HASH, form="pickle", data=OTHER_CODE))
+    bench.measured_as(1_000)
+    bench.assign(assignment(1, 0, 3))
+    bench.given()
+    bench.finish(1, 2, slot=1, run_us=1_000)
+    newcomer(bench)
+    assert bench.given() == [(1, number(9), 0, 1)]
+    assert bench.taken(TakeBack) == []
+
+
+def test_a_stream_of_newcomers_takes_no_more_than_half(busy: Harness) -> None:
+    """Each comes as soon as the one before it has ended, and runs for as long as a short call may."""
+    has = [(number(1), index) for index in range(50)]
+    spent_ms = {False: 0, True: 0}
+    newest = 100
+    newcomer(busy, newest)
+    while min(spent_ms.values()) < 100 and max(spent_ms.values()) < 1_000:
+        if busy.taken(TakeBack):
+            busy.put(WorkerReturned(slot=0, assignment=has[0][0], index=has[0][1]))
+            del has[1:]
+        (assigned, index), is_new = has[0], has[0][0] == number(newest)
+        duration_ms = SHORT_US // 1_000 if is_new else 1
+        busy.advance(duration_ms)
+        spent_ms[is_new] += duration_ms
+        del has[0]
+        busy.finish(assigned - number(0), index, run_us=1_000 * duration_ms)
+        if is_new:
+            newest += 1
+            newcomer(busy, newest)
+        busy.send(Acknowledge(rows=((assigned, ((index, index + 1),)),)))
+        for _slot, number_given, low, high in busy.given():
+            has += [(number_given, at) for at in range(low, high)]
+    assert spent_ms[False] >= spent_ms[True]
+    assert spent_ms[True] >= 100, "and they are not made to wait for the whole of the others' work"
+
+
 def test_the_last_outcome_of_a_function_waits_for_nobodys_calls(busy: Harness) -> None:
-    busy.assign(assignment(9, function=OTHER_HASH, task="0123456789abc-9"))
-    busy.finish(1, 0, 10, run_us=10_000)
-    busy.finish(1, 10, 10, run_us=10_000)
+    newcomer(busy)
+    busy.put(WorkerReturned(slot=0, assignment=number(1), index=0))
+    busy.finish(1, 0, run_us=1_000)
     busy.forget_said()
     busy.finish(9, 0, run_us=1_000)
     (outcomes,) = busy.messages(Outcomes)

@@ -104,6 +104,7 @@ class AgentCore:
         self._settings = settings
         self._device = settings.device
         self._topics = Topics(settings.root)
+        self._inbox = self._topics.inbox(self._device)
         self._word = PublicWord(settings, self._topics)
         self._controllers = Controllers(
             self._topics.outbox(self._device), settings.packet_bytes_max
@@ -124,13 +125,11 @@ class AgentCore:
         self.ignored = IgnoredKeys()
         self._commands: list[Command] = []
         self._now_ms = 0
-        # Said at the end of the batch, on the link.
         self._inventory_due = False
         self._answers: list[Linked] = []
         self._settling: dict[int, Slice] = {}
         self._receipt = 0
-        self._spoken_ms = 0
-        """When anything last left that the controller takes as a sign of life."""
+        self._spoken_ms = 0  # When anything last left that the controller takes as a sign of life.
         self._has_ended = False
 
     # -- what the shell looks at ----------------------------------------------------------------
@@ -208,26 +207,30 @@ class AgentCore:
 
     def next_wakeup_ms(self) -> int | None:
         """When a `BatchEnded` is needed even if nothing happens; None: never."""
-        found = [self._pool.next_wakeup_ms(), self.notes.next_wakeup_ms()]
-        if self._leases:
+        # Most parts have nothing to do at most times, and this is asked after each turn.
+        found = [self._pool.next_wakeup_ms()]
+        if self.notes.texts:
+            found.append(self.notes.next_wakeup_ms())
+        if self._controllers.session:
+            found.append(self._word.next_wakeup_ms(self._pool.running, self._pool.queued))
+        if self._leases.parts:
             found.append(self._leases.next_end_ms())
         link = self._controllers.link
-        if self._controllers.session:
-            found.append(self._word.load_due_ms(self._pool.running, self._pool.queued))
-            found.append(self._word.repair_due_ms())
         if link is not None:
             found.append(link.next_wakeup_ms())
-            found.append(self._holdings.accepted_due_ms())
-            beat_ms = self._holdings.beat_ms()
-            if beat_ms is not None:
-                found.append(self._spoken_ms + beat_ms)
-            if link.has_room:
+            if self._holdings.beat_ms is not None:
+                found.append(self._spoken_ms + self._holdings.beat_ms)
+                found.append(self._holdings.accepted_due_ms())
+            if self._outbox.waiting and link.has_room:
                 found.append(self._outbox.next_wakeup_ms())
+            if self._checkpoints.waiting and link.has_room:
                 found.append(self._checkpoints.due_ms())
-            found.append(self._starts.due_ms())
-            if self._leases:
+            if self._starts.announcing:
+                found.append(self._starts.due_ms())
+            if self._leases.parts:
                 found.append(self._leases.next_question_ms())
-            found.append(self._progress.due_ms())
+            if self._progress.waiting:
+                found.append(self._progress.due_ms())
         due = [moment for moment in found if moment is not None]
         return min(due) if due else None
 
@@ -280,30 +283,33 @@ class AgentCore:
     # -- messages -------------------------------------------------------------------------------
 
     def _on_message(self, event: MessageReceived) -> None:
-        parsed = self._topics.parse(event.topic)
         try:
-            if parsed is not None and parsed.branch == "inbox" and parsed.device == self._device:
+            if event.topic == self._inbox:
                 self._on_inbox(decode(event.payload, self._settings.packet_bytes_max))
-            elif parsed is not None and parsed.branch == "controller-presence":
-                # An empty message clears what the broker kept; it says nothing.
-                if event.payload:
-                    self._on_controller(decode_json(event.payload, ControllerPresence))
-            elif (
-                parsed is not None
-                and parsed.branch == "device-presence"
-                and parsed.device == self._device
-            ):
-                if event.payload:
-                    self._word.heard(decode_json(event.payload, DevicePresence))
             else:
-                self._count("unknown-topic", f"a message on {event.topic[:120]!r}")
+                self._on_public_word(event)
         except DecodeError as error:
             self._count("unreadable", f"{error} topic={event.topic[:120]!r}")
         if KEYS_IGNORED:
-            who = "the controller" if parsed is None or not parsed.controller else parsed.controller
-            text = self.ignored.take(who)
+            parsed = self._topics.parse(event.topic)
+            who = parsed.controller if parsed is not None else ""
+            text = self.ignored.take(who or "the controller")
             if text:
                 self._commands.append(Note(level="warning", text=text))
+
+    def _on_public_word(self, event: MessageReceived) -> None:
+        """What a controller says to all, or what the broker has of ours. Raises DecodeError."""
+        parsed = self._topics.parse(event.topic)
+        branch, device = ("", "") if parsed is None else (parsed.branch, parsed.device)
+        if branch == "controller-presence":
+            # An empty message clears what the broker kept; it says nothing.
+            if event.payload:
+                self._on_controller(decode_json(event.payload, ControllerPresence))
+        elif branch == "device-presence" and device == self._device:
+            if event.payload:
+                self._word.heard(decode_json(event.payload, DevicePresence))
+        else:
+            self._count("unknown-topic", f"a message on {event.topic[:120]!r}")
 
     def _on_controller(self, presence: ControllerPresence) -> None:
         if self._controllers.on_presence(presence):
@@ -312,8 +318,7 @@ class AgentCore:
             self._on_new_link()
 
     def _on_inbox(self, message: Linked) -> None:
-        controllers = self._controllers
-        verdict = controllers.judge(message)
+        verdict = self._controllers.judge(message)
         if verdict == "stale":
             self._count("stale", f"a message for session={message.session!r}")
             return
@@ -322,7 +327,7 @@ class AgentCore:
             return
         if verdict == "new":
             self._on_new_link()
-        link = controllers.link
+        link = self._controllers.link
         if link is None:
             raise AssertionError("a message was taken without a link")
         dropped = link.dropped
@@ -400,8 +405,7 @@ class AgentCore:
     def _on_assignment(self, assignment: Assignment) -> None:
         number = assignment.assignment
         held = self._holdings.get(number)
-        if held is not None:
-            # A repeat: what runs goes on, and what has ended is said again.
+        if held is not None:  # A repeat: what runs goes on, and what has ended is said again.
             self._count("repeated", f"assignment={number} is held already", quiet=True)
             self._outbox.say_again(held, self._now_ms)
             return
@@ -451,8 +455,10 @@ class AgentCore:
     def _through(self, part: Slice) -> None:
         """Nothing of a slice is to be run any more."""
         if self._holdings.through(part):
-            self._starts.drop(part)
-            self._leases.drop(part)
+            if part.announce:
+                self._starts.drop(part)
+            if self._leases.parts:
+                self._leases.drop(part)
             if isinstance(part.header.function, bytes):
                 self._code.release(part.function)
 
@@ -502,58 +508,68 @@ class AgentCore:
 
     def _on_batch_ended(self) -> None:
         now_ms = self._now_ms
-        if self._leases:
+        if self._leases.parts:
             for part in self._leases.expired(now_ms):
                 self._commands += self._pool.expire(part)
         self._commands += self._pool.poll(now_ms)
+        is_awaited = bool(self._settling) and self._settle()
+        if self._controllers.link is not None:
+            self._speak(self._controllers.link, is_awaited=is_awaited)
+        if self._controllers.session and now_ms >= self._word.silent_until_ms:
+            self._commands += self._word.due(self._pool.running, self._pool.queued, now_ms)
+        if self.notes.texts:
+            self._commands += self.notes.due(now_ms)
+
+    def _settle(self) -> bool:
+        """Let go of what has ended or was acknowledged; True where somebody may wait for just that.
+
+        It was then the last of its function that is here.
+        """
         is_awaited = False
         for part in self._settling.values():
             if part.has_ended:
-                # The last of its function that is here: somebody may wait for just that.
                 is_awaited = is_awaited or not self._pool.has_more_of(part.function)
                 self._through(part)
                 if not part.pieces:
                     self._holdings.remove(part)
         self._settling.clear()
-        link = self._controllers.link
-        if link is not None:
-            self._speak(link, more_soon=not is_awaited and self._pool.runs_short_calls)
-        if self._controllers.session:
-            load = self._word.load(self._pool.running, self._pool.queued, now_ms)
-            repair = self._word.repair(now_ms)
-            self._commands += [said for said in (load, repair) if said is not None]
-        self._commands += self.notes.due(now_ms)
+        return is_awaited
 
-    def _speak(self, link: Link, *, more_soon: bool) -> None:
+    def _speak(self, link: Link, *, is_awaited: bool) -> None:
         """Everything for the controller, and what the client hears on its task topic."""
         now_ms = self._now_ms
         if self._inventory_due:
             self._inventory_due = False
             self._holdings.accepted_by_inventory()
             link.send(DeviceInventory(received=link.received, rows=self._holdings.rows()))
-        missing = self._code.missing()
-        if missing:
-            self._answers.append(NeedCode(hashes=missing))
+        if self._code.wanted:
+            self._answers.append(NeedCode(hashes=self._code.missing()))
         accepted = self._holdings.accepted_due(now_ms)
         if accepted:
             self._answers.append(Accepted(assignments=accepted))
-        for answer in self._answers:
-            link.send(answer)
-        self._answers.clear()
-        self._starts.send(link)
-        for part, announcement in self._starts.announcements(link, now_ms):
-            self._starts.sent(part, self._publish(announcement, receipt=True), now_ms)
-        for report in self._progress.send(link, now_ms):
-            self._publish(report, receipt=False)
-        question = self._leases.question(now_ms)
-        if question is not None:
-            self._publish(link.unnumbered(question, qos=1), receipt=False)
+        if self._answers:
+            for answer in self._answers:
+                link.send(answer)
+            self._answers.clear()
+        if self._starts.rows:
+            self._starts.send(link)
+        if self._starts.announcing:
+            for part, announcement in self._starts.announcements(link, now_ms):
+                self._starts.sent(part, self._publish(announcement, receipt=True), now_ms)
+        if self._progress.waiting:
+            for report in self._progress.send(link, now_ms):
+                self._publish(report, receipt=False)
+        if self._leases.parts:
+            question = self._leases.question(now_ms)
+            if question is not None:
+                self._publish(link.unnumbered(question, qos=1), receipt=False)
         if self._checkpoints.is_busy:
             self._checkpoints.send(link, now_ms)
-        if link.has_room:
+        if self._outbox.waiting and link.has_room:
+            more_soon = not is_awaited and self._pool.runs_short_calls
             self._outbox.send(link, now_ms, more_soon=more_soon)
         self._publish_all(link.poll(now_ms))
-        beat_ms = self._holdings.beat_ms()
+        beat_ms = self._holdings.beat_ms
         if beat_ms is None:
             self._spoken_ms = now_ms
         elif now_ms >= self._spoken_ms + beat_ms:

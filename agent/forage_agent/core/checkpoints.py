@@ -39,7 +39,7 @@ class Checkpoints:
         self._outbox = outbox
         self._made: dict[_Call, Slice] = {}
         """Calls that have made a state here and have not ended."""
-        self._waiting: dict[_Call, Slice] = {}
+        self.waiting: dict[_Call, Slice] = {}
         """Of those, the ones whose last state has not been sent."""
         self._on_their_way: dict[_Call, tuple[int, int]] = {}
         """(token of the link, bytes) of what has not been seen."""
@@ -65,7 +65,7 @@ class Checkpoints:
         number = part.checkpoints[index][0] if index in part.checkpoints else 0
         part.checkpoints[index] = (number + 1, data)
         call = (part.assignment, index)
-        self._made[call] = self._waiting[call] = part
+        self._made[call] = self.waiting[call] = part
 
     def ended(self, part: Slice, piece: Piece) -> None:
         """Outcomes of a slice are about to be kept; `piece.is_held` where they have to wait."""
@@ -74,7 +74,7 @@ class Checkpoints:
         calls: list[_Call] = []
         for index in [at for at in states if piece.first <= at < piece.first + piece.count]:
             call = (part.assignment, index)
-            if index in again and (call in self._waiting or call in self._on_their_way):
+            if index in again and (call in self.waiting or call in self._on_their_way):
                 calls.append(call)
             else:
                 self._forget(part, index)
@@ -96,7 +96,7 @@ class Checkpoints:
         self._held = waiting
 
     def _is_unseen(self, call: _Call) -> bool:
-        return call in self._waiting or call in self._on_their_way
+        return call in self.waiting or call in self._on_their_way
 
     def drop(self, part: Slice) -> None:
         """Nothing of a slice is wanted any more."""
@@ -108,7 +108,7 @@ class Checkpoints:
         """A call has ended; what is on its way arrives or not, and is void."""
         call = (part.assignment, index)
         self._made.pop(call, None)
-        self._waiting.pop(call, None)
+        self.waiting.pop(call, None)
         self._paid_ms.pop(call, None)
         if part.checkpoints is not None:
             part.checkpoints.pop(index, None)
@@ -117,14 +117,14 @@ class Checkpoints:
         """A new link, whose other end may know of nothing."""
         self._on_their_way.clear()
         self._paid_ms.clear()
-        self._waiting = dict(self._made)
+        self.waiting = dict(self._made)
 
     def due_ms(self) -> int | None:
         """When `send` has something to send that no event brings about."""
         return min(
             [
                 self._call_due_ms(call)
-                for call in self._waiting
+                for call in self.waiting
                 if call not in self._on_their_way and self._has_room_for(call)
             ],
             default=None,
@@ -144,7 +144,7 @@ class Checkpoints:
         return self._bytes_on_their_way + size <= CALL_BYTES_MAX
 
     def _state(self, call: _Call) -> tuple[int, bytes]:
-        states = self._waiting[call].checkpoints
+        states = self.waiting[call].checkpoints
         assert states is not None
         return states[call[1]]
 
@@ -158,7 +158,7 @@ class Checkpoints:
         """
         self._look_what_is_seen(link)
         held = {call: None for _part, _piece, calls in self._held for call in calls}
-        for call in list(self._waiting):
+        for call in list(self.waiting):
             is_due = call in held or self._call_due_ms(call) <= now_ms
             free = call not in self._on_their_way and link.has_room and self._has_room_for(call)
             if (is_due and free) or at_once:
@@ -174,7 +174,7 @@ class Checkpoints:
 
     def _send_one(self, link: Link, call: _Call, now_ms: int) -> None:
         number, data = self._state(call)
-        header = self._waiting.pop(call).header
+        header = self.waiting.pop(call).header
         self._token += 1
         self._on_their_way[call] = (self._token, len(data))
         self._paid_ms[call] = max(self._paid_ms.get(call, 0), now_ms) + CHECKPOINT_EVERY_MS

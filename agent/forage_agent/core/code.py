@@ -19,7 +19,8 @@ class CodeStore:
         self._bytes = 0
         self._code: dict[bytes, Code] = {}
         self._users: dict[bytes, int] = {}
-        self._wanted: dict[bytes, None] = {}
+        self.wanted: dict[bytes, None] = {}
+        """What `missing` will name."""
         self._asked: dict[bytes, None] = {}
 
     def __contains__(self, key: bytes) -> bool:
@@ -36,7 +37,7 @@ class CodeStore:
         if hashlib.sha256(code.data).digest() != code.hash:
             return False
         self._asked.pop(code.hash, None)
-        self._wanted.pop(code.hash, None)
+        self.wanted.pop(code.hash, None)
         if code.hash not in self._code:
             self._code[code.hash] = code
             self._bytes += len(code.data)
@@ -47,29 +48,31 @@ class CodeStore:
         """A held assignment needs this code."""
         self._users[key] = self._users.get(key, 0) + 1
         if key not in self._code and key not in self._asked:
-            self._wanted[key] = None
+            self.wanted[key] = None
 
     def release(self, key: bytes) -> None:
         """An assignment that needed it has ended."""
-        left = self._users.get(key, 0) - 1
-        if left > 0:
+        left = self._users[key] - 1
+        if left:
             self._users[key] = left
-        else:
-            self._users.pop(key, None)
-            self._wanted.pop(key, None)
+            return
+        del self._users[key]
+        if key not in self._code:
+            self.wanted.pop(key, None)
             self._asked.pop(key, None)
+        elif self._bytes > self._bytes_max:
             self._evict()
 
     def missing(self) -> tuple[bytes, ...]:
         """What is needed, is not here and has not been asked for; counts as asked for now."""
-        found = tuple(self._wanted)
-        self._asked.update(self._wanted)
-        self._wanted.clear()
+        found = tuple(self.wanted)
+        self._asked.update(self.wanted)
+        self.wanted.clear()
         return found
 
     def ask_again(self) -> None:
         """Whoever was asked is gone."""
-        self._wanted.update(self._asked)
+        self.wanted.update(self._asked)
         self._asked.clear()
 
     def _evict(self) -> None:

@@ -60,6 +60,16 @@ class Controllers:
 
     def judge(self, message: Linked) -> Verdict:
         """What to do with an inbox message; binds the epoch and makes the link where it counts."""
+        link = self.link
+        if (
+            link is not None
+            and message.controller == link.controller == self.holder
+            and message.epoch == self.epoch == self._link_epoch
+            and message.session == self.session
+            and link_number(message) == link.number
+        ):
+            # As nearly always: of the link that we have.
+            return "take"
         if not self.session or message.session != self.session or not message.controller:
             return "stale"
         same_start = _start(message.controller) == _start(self.holder)

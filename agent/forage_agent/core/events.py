@@ -216,6 +216,8 @@ class Chunk:
     client_python: str
     calls: bytes
     """A CBOR array of exactly these calls, as the client made them."""
+    is_awaited: bool = False
+    """Nothing more of the function waits here: the last outcome is to be reported at once."""
     checkpoints: tuple[tuple[int, bytes], ...] = ()
     """(index, state) of those that an earlier attempt has brought on the way."""
 

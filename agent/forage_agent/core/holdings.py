@@ -20,7 +20,8 @@ class Holdings:
         """All numbers up to this one have ended or never will begin."""
         self.call_bytes = 0
         """Arguments, and the checkpoints that came with them, of all slices that are not through."""
-        self._through: dict[int, None] = {}
+        self.beat_ms: int | None = None
+        """The shortest period between signs of life that any held slice asks for."""
         self._beats: dict[int, int] = {}
         self._accepted: dict[int, int] = {}
 
@@ -46,14 +47,17 @@ class Holdings:
         """Hold a slice; `accepted_due` will name it if it has not ended soon."""
         self._slices[part.assignment] = part
         self.call_bytes += part.given_bytes
-        self._beats[part.beat_ms] = self._beats.get(part.beat_ms, 0) + 1
+        alike = self._beats.get(part.beat_ms, 0)
+        self._beats[part.beat_ms] = alike + 1
+        if not alike:
+            self.beat_ms = min(self._beats)
         self._accepted[part.assignment] = now_ms + ACCEPTED_AFTER_MS
 
     def through(self, part: Slice) -> bool:
         """All calls of a slice have ended: its arguments are not needed. True the first time."""
-        if part.assignment not in self._slices or part.assignment in self._through:
+        if part.is_through or part.assignment not in self._slices:
             return False
-        self._through[part.assignment] = None
+        part.is_through = True
         self.call_bytes -= part.given_bytes
         part.drop_calls()
         self._accepted.pop(part.assignment, None)
@@ -63,28 +67,25 @@ class Holdings:
         """A slice has no outcome left to keep, or is not wanted any more."""
         if self._slices.pop(part.assignment, None) is None:
             return
-        if part.assignment in self._through:
-            del self._through[part.assignment]
-        else:
+        if not part.is_through:
             self.call_bytes -= part.given_bytes
-        self._accepted.pop(part.assignment, None)
+            self._accepted.pop(part.assignment, None)
         left = self._beats[part.beat_ms] - 1
         if left:
             self._beats[part.beat_ms] = left
         else:
             del self._beats[part.beat_ms]
+            self.beat_ms = min(self._beats, default=None)
         self._ended[part.assignment] = None
         if len(self._ended) > self._ended_max:
             oldest = next(iter(self._ended))
             del self._ended[oldest]
             self._forgotten_below = max(self._forgotten_below, oldest)
 
-    def beat_ms(self) -> int | None:
-        """The shortest period between signs of life that any held slice asks for."""
-        return min(self._beats) if self._beats else None
-
     def accepted_due(self, now_ms: int) -> tuple[int, ...]:
         """Assignments to be named as accepted now: held for a while, not through."""
+        if not self._accepted:
+            return ()
         due: list[int] = []
         for assignment, due_ms in self._accepted.items():
             if due_ms > now_ms or len(due) == LIST_ITEMS_MAX:

@@ -42,7 +42,7 @@ class Outbox:
         self._device = device
         self.bytes = 0
         """Of all that is kept."""
-        self._waiting: dict[tuple[str, str], _Waiting] = {}
+        self.waiting: dict[tuple[str, str], _Waiting] = {}
         self._waiting_bytes = 0
         self._waiting_since_ms = 0
         self._on_their_way: dict[int, None] = {}
@@ -62,9 +62,9 @@ class Outbox:
     def _wait(self, part: Slice, piece: Piece, now_ms: int) -> None:
         if piece.is_held:
             return
-        if not self._waiting:
+        if not self.waiting:
             self._waiting_since_ms = now_ms
-        client = self._waiting.setdefault(_reader(part), {})
+        client = self.waiting.setdefault(_reader(part), {})
         client.setdefault(part.assignment, (part, []))[1].append(piece)
         self._waiting_bytes += len(piece.items)
 
@@ -85,8 +85,10 @@ class Outbox:
     def _forget(self, part: Slice, piece: Piece) -> None:
         del part.pieces[piece.first]
         self.bytes -= len(piece.items)
+        if not self.waiting:
+            return
         key = _reader(part)
-        client = self._waiting.get(key)
+        client = self.waiting.get(key)
         if client is None or part.assignment not in client:
             return
         pieces = client[part.assignment][1]
@@ -96,11 +98,11 @@ class Outbox:
         if not pieces:
             del client[part.assignment]
         if not client:
-            del self._waiting[key]
+            del self.waiting[key]
 
     def send_again(self, slices: Iterable[Slice], now_ms: int) -> None:
         """A new link knows of nothing: everything kept waits to be sent."""
-        self._waiting.clear()
+        self.waiting.clear()
         self._waiting_bytes = 0
         self._on_their_way.clear()
         for part in slices:
@@ -109,7 +111,7 @@ class Outbox:
 
     def say_again(self, part: Slice, now_ms: int) -> None:
         """The controller seems not to have a slice's outcomes: send them once more."""
-        client = self._waiting.get(_reader(part), {})
+        client = self.waiting.get(_reader(part), {})
         _part, waiting = client.get(part.assignment, (part, []))
         for piece in part.pieces.values():
             if piece not in waiting:
@@ -129,7 +131,7 @@ class Outbox:
 
     def next_wakeup_ms(self) -> int | None:
         """When `send` has something to do that nothing else will bring about."""
-        return self._waiting_since_ms + OUTCOMES_AFTER_MS if self._waiting else None
+        return self._waiting_since_ms + OUTCOMES_AFTER_MS if self.waiting else None
 
     def send(
         self, link: Link, now_ms: int, *, more_soon: bool = False, at_once: bool = False
@@ -142,33 +144,33 @@ class Outbox:
             more_soon: Short calls are running: other outcomes come within the next moment.
             at_once: Everything goes, whatever the window.
         """
-        if not self._waiting:
+        if not self.waiting:
             return
         is_full = self._waiting_bytes >= PACKET_BYTES_MAX - ENVELOPE_BYTES
         is_due = now_ms >= self._waiting_since_ms + OUTCOMES_AFTER_MS
         if (self._on_their_way or more_soon) and not (is_full or is_due or at_once):
             return
         room = link.window - link.unseen - link.waiting
-        for key in list(self._waiting):
-            client = self._waiting[key]
+        for key in list(self.waiting):
+            client = self.waiting[key]
             while client and (room > 0 or at_once):
                 self._send_one(link, key, client)
                 room -= 1
             if not client:
-                del self._waiting[key]
+                del self.waiting[key]
 
     def _send_one(self, link: Link, key: tuple[str, str], client: _Waiting) -> None:
         """One message with as many outcomes of one client as fit a packet, at least one."""
-        limit = min(
-            [link.packet_bytes_max]
-            + [part.header.packet_bytes_max for part, _pieces in client.values()]
-        )
+        limit = link.packet_bytes_max
+        for part, _pieces in client.values():
+            limit = min(limit, part.header.packet_bytes_max)
         left = limit - ENVELOPE_BYTES
         sets: list[OutcomeSet] = []
         tasks: dict[str, None] = {}
         for assignment in list(client):
             part, pieces = client[assignment]
-            pieces.sort(key=_first)
+            if len(pieces) > 1:
+                pieces.sort(key=_first)
             taken: list[Piece] = []
             left -= _SET_BYTES
             for piece in pieces:
@@ -182,11 +184,10 @@ class Outbox:
                 sets.append(outcome_set(part, taken))
                 tasks[part.header.task] = None
                 del pieces[: len(taken)]
+            if not pieces:
+                del client[assignment]
             if pieces or left <= 0 or len(sets) == _SETS_MAX:
                 break
-            del client[assignment]
-        for assignment in [number for number, (_part, pieces) in client.items() if not pieces]:
-            del client[assignment]
         task = next(iter(tasks)) if len(tasks) == 1 else "-"
         link.send(
             Outcomes(sets=tuple(sets)),
@@ -207,20 +208,29 @@ def _first(piece: Piece) -> int:
 
 def outcome_set(part: Slice, pieces: list[Piece]) -> OutcomeSet:
     """What a slice's pieces, sorted, are on the wire."""
-    ranges = RangeSet()
+    ranges: list[tuple[int, int]] = []
+    errors: list[tuple[int, str, bool]] = []
+    items = [b""]
+    count = run_us = 0
     for piece in pieces:
-        ranges.add(piece.first, piece.first + piece.count)
-    items = [_array_head(ranges.count)]
-    items.extend([piece.items for piece in pieces])
+        low, high = piece.first, piece.first + piece.count
+        if ranges and ranges[-1][1] == low:
+            low = ranges.pop()[0]
+        ranges.append((low, high))
+        errors.extend(piece.errors)
+        items.append(piece.items)
+        count += piece.count
+        run_us += piece.run_us
+    items[0] = _array_head(count)
     return OutcomeSet(
         task=part.header.task,
         assignment=part.assignment,
         low=part.low,
         high=part.assigned_high,
         tag=part.tag,
-        ranges=ranges.freeze(),
-        errors=tuple([error for piece in pieces for error in piece.errors]),
-        run_us=sum([piece.run_us for piece in pieces]),
+        ranges=tuple(ranges),
+        errors=tuple(errors),
+        run_us=run_us,
         data=b"".join(items),
     )
 

@@ -2,7 +2,8 @@
 
 A worker is given little at a time, about `WORKER_WORK_US` of measured work, so that nearly all
 that has not begun is here, where it can be trimmed, cancelled and reordered without asking
-anybody. What it was given and has not begun is taken back when the call before it is slow.
+anybody. What it was given and has not begun is taken back when the call before it is slow, and when
+calls of another function come (`newcomers`).
 
 When a worker dies, exactly one call is to blame: the one it was in. All others go on in a fresh
 worker, without the controller's help.
@@ -34,10 +35,12 @@ from forage_agent.core.events import (
     WorkerOutcomes,
     WorkerReturned,
 )
+from forage_agent.core.newcomers import Newcomers
 from forage_agent.core.queue import SliceQueue
 from forage_agent.core.settings import (
     RESTART_AFTER_MS,
     RESTART_AFTER_MS_MAX,
+    SHORT_US,
     SPREAD_MIN_US,
     STARTED_AFTER_MS,
     WORKER_REFILL_US,
@@ -81,6 +84,7 @@ class Pool:
         self._started = started
         self._queue = SliceQueue()
         self._times = RunTimes()
+        self._newcomers = Newcomers()
 
     # -- what the core looks at -----------------------------------------------------------------
 
@@ -110,7 +114,7 @@ class Pool:
 
     def next_wakeup_ms(self) -> int | None:
         """When `poll` has something to do without further events."""
-        due: int | None = None
+        due = self._newcomers.next_wakeup_ms()
         for worker in self._workers:
             found = worker.wakeup_ms()
             if found is not None and (due is None or found < due):
@@ -126,7 +130,11 @@ class Pool:
 
     def offer(self, part: Slice) -> None:
         """A slice is here, or something that it waited for is."""
+        is_new = part.is_runnable and not self.has_more_of(part.function)
         self._queue.update(part)
+        if is_new:
+            self._newcomers.waiting[part.function] = part
+            self._queue.goes_first(part)
 
     def trim(self, part: Slice, wished: int) -> int:
         """Take back an untouched tail; the answer is the real end."""
@@ -228,14 +236,13 @@ class Pool:
             item = too_large(len(event.items))
             self._report(part, event.first, end, item, "unreadable")
         elif not part.is_forgotten:
-            errors = tuple([(at, reason, part.is_final(reason)) for at, reason in event.errors])
             piece = Piece(
-                first=event.first,
-                count=event.count,
-                items=event.items,
-                errors=errors,
-                run_us=event.run_us,
+                first=event.first, count=event.count, items=event.items, run_us=event.run_us
             )
+            if event.errors:
+                piece.errors = tuple(
+                    [(at, reason, part.is_final(reason)) for at, reason in event.errors]
+                )
             self._ended(part, piece)
         if part.is_fresh:
             return self._kill(worker, "fresh")
@@ -263,6 +270,7 @@ class Pool:
                 first.part.workers += 1
         self._give_back(worker.given)
         worker.given = deque() if kept is None else deque([kept])
+        self._let_newcomers_in(event.slot)
 
     def _give_back(self, lost: deque[Given]) -> None:
         """A worker does not have these any more; they are to run before others of their kind."""
@@ -273,6 +281,13 @@ class Pool:
             if not part.is_forgotten:
                 part.todo.add(given.low, given.high)
             self._queue.update(part, first=True)
+
+    def _let_newcomers_in(self, slot: int) -> None:
+        """A slot's worker has no more than the call that it is in, if it was to make room."""
+        if self._newcomers.giver == slot:
+            self._newcomers.giver = None
+            for part in self._newcomers.waiting.values():
+                self._queue.goes_first(part)
 
     def on_exited(self, event: WorkerExited, now_ms: int) -> list[Command]:
         """A worker is gone: one call may be to blame, the others go on in the next one."""
@@ -301,6 +316,7 @@ class Pool:
         if worker.why == "cancelled":
             self._end_cancelled(worker)
         self._give_back(worker.given)
+        self._let_newcomers_in(event.slot)
         return notes
 
     def _blame(self, event: WorkerExited, worker: Worker, part: Slice, index: int) -> None:
@@ -341,9 +357,11 @@ class Pool:
 
     def has_more_of(self, function: bytes) -> bool:
         """Whether calls of a function wait or run here."""
-        return self._queue.has(function) or any(
-            given.part.function == function for worker in self._workers for given in worker.given
-        )
+        for worker in self._workers:
+            for given in worker.given:
+                if given.part.function == function:
+                    return True
+        return self._queue.calls > 0 and self._queue.has(function)
 
     @property
     def runs_short_calls(self) -> bool:
@@ -354,9 +372,9 @@ class Pool:
         for worker in self._workers:
             if not worker.given or worker.is_reported:
                 continue
-            if len(worker.given) > 1 or worker.given[0].high - worker.given[0].low > 1:
+            if worker.has_more:
                 mean_us = self._times.mean_us(worker.given[0].part.function)
-                if mean_us is not None and mean_us <= WORKER_REFILL_US:
+                if mean_us is not None and mean_us <= SHORT_US:
                     return True
         return False
 
@@ -371,10 +389,24 @@ class Pool:
                 commands.append(StartWorker(slot=worker.slot))
             elif worker.given:
                 self._watch(worker, now_ms, commands)
+        if not self._queue.calls:
+            self._newcomers.waiting.clear()
+            return commands
+        if self._newcomers.waiting:
+            self._make_room(now_ms, commands)
         for worker in self._workers:
             if worker.state == "ready" and self._queue.calls:
                 self._give(worker, now_ms, commands)
         return commands
+
+    def _make_room(self, now_ms: int, commands: list[Command]) -> None:
+        """See to it that calls of a function with nothing running do not wait for all others."""
+        giver = self._newcomers.choose(
+            self._workers, self._queue.priority, self._times.mean_us, self._expected_us, now_ms
+        )
+        if giver is not None:
+            giver.is_returning = True
+            commands.append(TakeBack(slot=giver.slot))
 
     def _watch(self, worker: Worker, now_ms: int, commands: list[Command]) -> None:
         """What is due for the call that a worker is in."""
@@ -392,26 +424,29 @@ class Pool:
         self._times.at_least(part.function, run_ms * 1_000)
         if not part.is_forgotten:
             self._started(part, first.low)
-        has_more = len(worker.given) > 1 or first.high - first.low > 1
-        if has_more and not worker.is_returning and worker.state == "ready":
+        if worker.has_more and not worker.is_returning and worker.state == "ready":
             worker.is_returning = True
             commands.append(TakeBack(slot=worker.slot))
 
     def _give(self, worker: Worker, now_ms: int, commands: list[Command]) -> None:
         """Give a worker calls, if it has room for some."""
         was_empty = not worker.given
+        if worker.is_returning or not (was_empty or worker.may_follow):
+            return
+        if not was_empty and self._newcomers.giver is not None:
+            return  # What waits first is for the worker that makes room.
         expected_us = self._expected_us(worker)
-        may_follow = worker.may_follow and expected_us <= WORKER_REFILL_US
-        if worker.is_returning or not (was_empty or may_follow):
+        if not was_empty and expected_us > WORKER_REFILL_US:
             return
         chunks: list[Chunk] = []
         code: list[FunctionCode] = []
         # Few long calls are for all slots, not for the first that has room.
         fair = -(-self._queue.calls // len(self._workers))
-        while expected_us < WORKER_WORK_US:
-            part = self._queue.pick(worker.given[-1].part if worker.given else None)
-            if part is None:
-                break
+        while self._queue.calls and expected_us < WORKER_WORK_US:
+            if worker.given:
+                part = self._queue.pick(worker.given[-1].part, worker.given[0].part)
+            else:
+                part = self._queue.pick()
             short_us = self._short_us(part)
             if worker.given and short_us is None:
                 break
@@ -445,12 +480,11 @@ class Pool:
             if was_empty:
                 worker.since_ms = now_ms
                 worker.is_reported = False
-            drop = worker.forget_functions()
             commands.append(
                 RunCalls(
                     slot=worker.slot,
                     may_follow=worker.may_follow,
-                    drop=drop,
+                    drop=worker.forget_functions(),
                     code=tuple(code),
                     chunks=tuple(chunks),
                     until_ms=worker.given[-1].part.leased_until_ms,
@@ -468,7 +502,7 @@ class Pool:
     def _short_us(self, part: Slice) -> int | None:
         """How long calls of a slice take; None where a worker is to have one at a time."""
         mean_us = self._times.mean_us(part.function)
-        if mean_us is None or mean_us > WORKER_REFILL_US or part.runs_alone:
+        if mean_us is None or mean_us > SHORT_US or part.runs_alone:
             return None
         return mean_us
 
@@ -487,6 +521,8 @@ class Pool:
                 self._report(part, start, end, item, "unreadable")
             return None
         self._queue.update(part)
+        self._queue.had_turn(part)
+        self._newcomers.waiting.pop(part.function, None)
         last = worker.given[-1] if worker.given else None
         if last is not None and last.part is part and last.high == low:
             last.high = high
@@ -500,6 +536,7 @@ class Pool:
             function=part.function,
             client_python=part.header.python,
             calls=calls,
+            is_awaited=not self._queue.has(part.function),
             checkpoints=part.checkpoints_of(low, high) if part.checkpoints else (),
         )
 

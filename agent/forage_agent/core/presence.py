@@ -43,18 +43,24 @@ class PublicWord:
         self._sequence = 0
         self._repaired_ms: int | None = None
         self._is_broken = False
+        self._has_moved = False
+        """The readings differ from what was said of them."""
+        self.silent_until_ms = 0
+        """`due` names nothing before."""
 
     def begin(self, session: str, now_ms: int) -> None:
         """A connection with this session is here."""
         self._session = session
         self._said = None
         self._is_broken = False
+        self.silent_until_ms = 0
         if self._started_ms is None:
             self._started_ms = now_ms
 
     def measured(self, event: LoadMeasured) -> None:
-        """Fresh readings; `load` decides whether they are news."""
+        """Fresh readings; the load is said again when they are news."""
         self._measured = event
+        self._has_moved = self._said is not None and _have_moved(self._said, event)
 
     def will(self, session: str) -> Publish:
         """What the broker is to say if this session's connection breaks."""
@@ -86,27 +92,38 @@ class PublicWord:
         """What the broker has for this device's presence; another start's word is left alone."""
         is_up = self.state in ("online", "draining")
         self._is_broken = is_up and stands.state in ("lost", "offline")
+        self.silent_until_ms = 0
 
-    def repair_due_ms(self) -> int | None:
+    def due(self, running: int, queued: int, now_ms: int) -> list[Publish]:
+        """What is to be said now: the load, and our state where the broker has another."""
+        said = (self._load(running, queued, now_ms), self._repair(now_ms))
+        self.silent_until_ms = 0 if self._is_broken else self._said_ms + LOAD_EVERY_MS_MIN
+        return [one for one in said if one is not None]
+
+    def next_wakeup_ms(self, running: int, queued: int) -> int:
+        """When `due` will name something without further readings."""
+        load_ms = self._load_due_ms(running, queued)
+        repair_ms = self._repair_due_ms()
+        return load_ms if repair_ms is None else min(load_ms, repair_ms)
+
+    def _repair_due_ms(self) -> int | None:
         """When what stands is to be overwritten; None: it need not be."""
         if not self._is_broken:
             return None
         return 0 if self._repaired_ms is None else self._repaired_ms + PRESENCE_REPAIR_EVERY_MS
 
-    def repair(self, now_ms: int) -> Publish | None:
+    def _repair(self, now_ms: int) -> Publish | None:
         """The device's word again, where it is due."""
-        due_ms = self.repair_due_ms()
+        due_ms = self._repair_due_ms()
         if due_ms is None or now_ms < due_ms:
             return None
         self._is_broken = False
         self._repaired_ms = now_ms
         return self.presence(now_ms)
 
-    def load(self, running: int, queued: int, now_ms: int) -> Publish | None:
+    def _load(self, running: int, queued: int, now_ms: int) -> Publish | None:
         """The load, if it is time for it or if it has changed."""
-        before = self._said
-        waited_ms = now_ms - self._said_ms
-        if before is not None and waited_ms < LOAD_EVERY_MS_MIN:
+        if now_ms < self._load_due_ms(running, queued):
             return None
         measured = self._measured
         found = DeviceLoad(
@@ -120,40 +137,35 @@ class PublicWord:
             running=running,
             queued=queued,
         )
-        is_early = waited_ms < LOAD_EVERY_MS
-        if before is not None and is_early and not self._is_news(before, found):
-            return None
         self._said = found
         self._said_ms = now_ms
+        self._has_moved = False
         self._sequence += 1
         topic = self._topics.device_load(self._settings.device)
         return Publish(topic=topic, payload=encode_json(found), qos=0, retain=True)
 
-    def load_due_ms(self, running: int, queued: int) -> int:
-        """When `load` will have something to say without further readings."""
-        before = self._said
-        if before is None:
+    def _load_due_ms(self, running: int, queued: int) -> int:
+        said = self._said
+        if said is None:
             return self._said_ms
-        slots_changed = self._slots_changed(before.running, running) or (
-            (before.queued > 0) != (queued > 0)
+        is_news = (
+            self._has_moved
+            or (said.running > 0) != (running > 0)
+            or (said.queued > 0) != (queued > 0)
+            or abs(running - said.running) * 4 > self.capabilities.slots
         )
-        return self._said_ms + (LOAD_EVERY_MS_MIN if slots_changed else LOAD_EVERY_MS)
+        return self._said_ms + (LOAD_EVERY_MS_MIN if is_news else LOAD_EVERY_MS)
 
-    def _slots_changed(self, before: int, now: int) -> bool:
-        if (before > 0) != (now > 0):
-            return True
-        return abs(now - before) * 4 > self.capabilities.slots
 
-    def _is_news(self, before: DeviceLoad, now: DeviceLoad) -> bool:
-        return (
-            self._slots_changed(before.running, now.running)
-            or (before.queued > 0) != (now.queued > 0)
-            or before.throttled != now.throttled
-            or _differs(before.cpu_percent, now.cpu_percent, _CPU_POINTS)
-            or _differs(before.memory_percent, now.memory_percent, _MEMORY_POINTS)
-            or _differs(before.temperature_c, now.temperature_c, _TEMPERATURE_DEGREES)
-            or _differs(before.battery_percent, now.battery_percent, _BATTERY_POINTS)
-        )
+def _have_moved(said: DeviceLoad, now: LoadMeasured) -> bool:
+    """Whether readings are worth a message before its time."""
+    return (
+        said.throttled != now.throttled
+        or _differs(said.cpu_percent, now.cpu_percent, _CPU_POINTS)
+        or _differs(said.memory_percent, now.memory_percent, _MEMORY_POINTS)
+        or _differs(said.temperature_c, now.temperature_c, _TEMPERATURE_DEGREES)
+        or _differs(said.battery_percent, now.battery_percent, _BATTERY_POINTS)
+    )
 
 
 def _differs(before: float | None, now: float | None, by: float) -> bool:

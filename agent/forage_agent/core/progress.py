@@ -20,16 +20,17 @@ class ProgressReports:
     def __init__(self, topics: Topics, device: str) -> None:
         self._topics = topics
         self._device = device
-        self._waiting: dict[int, tuple[Slice, int, int, str]] = {}
+        self.waiting: dict[int, tuple[Slice, int, int, str]] = {}
+        """By slot."""
         self._sent_ms: dict[int, int] = {}
 
     def note(self, slot: int, part: Slice, index: int, permille: int, text: str) -> None:
         """The call in a slot says how far it is; only its latest word counts."""
-        self._waiting[slot] = (part, index, permille, text)
+        self.waiting[slot] = (part, index, permille, text)
 
     def due_ms(self) -> int | None:
         """When there is something to send."""
-        return min(map(self._slot_due_ms, self._waiting)) if self._waiting else None
+        return min(map(self._slot_due_ms, self.waiting)) if self.waiting else None
 
     def _slot_due_ms(self, slot: int) -> int:
         return self._sent_ms.get(slot, -PROGRESS_EVERY_MS) + PROGRESS_EVERY_MS
@@ -37,8 +38,8 @@ class ProgressReports:
     def send(self, link: Link, now_ms: int) -> list[Outgoing]:
         """What is to be published now. Words on calls that have ended are kept to ourselves."""
         found: list[Outgoing] = []
-        for slot in [slot for slot in self._waiting if self._slot_due_ms(slot) <= now_ms]:
-            part, index, permille, text = self._waiting.pop(slot)
+        for slot in [slot for slot in self.waiting if self._slot_due_ms(slot) <= now_ms]:
+            part, index, permille, text = self.waiting.pop(slot)
             if part.has_ended or part.is_forgotten:
                 continue
             self._sent_ms[slot] = now_ms

@@ -16,6 +16,11 @@ class SliceQueue:
         """Priority -> function -> its slices; of each the first is next."""
         self._order: list[int] = []
 
+    @property
+    def priority(self) -> int:
+        """The highest that waits; the queue must not be empty."""
+        return self._order[0]
+
     def has(self, function: bytes) -> bool:
         """Whether calls of a function wait."""
         return any(function in level for level in self._levels.values())
@@ -65,23 +70,33 @@ class SliceQueue:
             del self._levels[priority]
             self._order.remove(priority)
 
-    def pick(self, last: Slice | None) -> Slice | None:
-        """The slice that a worker takes from next.
+    def pick(self, *begun: Slice) -> Slice:
+        """The slice that a worker takes from next, out of a queue that has calls.
 
         Of the highest priority, and of the function whose turn it is (one call does not wait for
-        all of another's thousand): the slice that the worker is in already (`last`), else the
-        first that no worker is in, else the first.
+        all of another's thousand): a slice that the worker is in already (of those in `begun`),
+        else the first that no worker is in, else the first.
         """
-        if not self._order:
-            return None
         level = self._levels[self._order[0]]
-        function, slices = next(iter(level.items()))
-        if len(level) > 1:
-            del level[function]
-            level[function] = slices
-        if last is not None and last.assignment in slices:
-            return last
+        slices = next(iter(level.values()))
+        for part in begun:
+            if part.assignment in slices:
+                return part
         for part in slices.values():
             if part.workers == 0:
                 return part
         return next(iter(slices.values()))
+
+    def had_turn(self, part: Slice) -> None:
+        """Calls of a slice went to a worker: other functions of its priority are next."""
+        level = self._levels.get(part.header.options.priority, {})
+        if len(level) > 1 and part.function in level:
+            level[part.function] = level.pop(part.function)
+
+    def goes_first(self, part: Slice) -> None:
+        """A slice's function is next of all of its priority, where it waits at all."""
+        priority = part.header.options.priority
+        level = self._levels.get(priority, {})
+        if len(level) > 1 and part.function in level:
+            slices = level.pop(part.function)
+            self._levels[priority] = {part.function: slices, **level}

@@ -16,12 +16,15 @@ __all__ = [
     "HEADERS_MAX",
     "LOAD_EVERY_MS",
     "LOAD_EVERY_MS_MIN",
+    "MAKE_ROOM_EVERY_MS",
+    "NEWCOMER_WAIT_US",
     "NOTE_EVERY_MS",
     "OUTCOMES_AFTER_MS",
     "PRESENCE_REPAIR_EVERY_MS",
     "PROGRESS_EVERY_MS",
     "RESTART_AFTER_MS",
     "RESTART_AFTER_MS_MAX",
+    "SHORT_US",
     "SPREAD_MIN_US",
     "STARTED_AFTER_MS",
     "UNACKNOWLEDGED_BYTES_MAX",
@@ -31,7 +34,7 @@ __all__ = [
     "Settings",
 ]
 
-STARTED_AFTER_MS = 20
+STARTED_AFTER_MS = 50
 """A call that has run so long is reported as started, and its worker gives back what waits.
 
 Well above what a worker holds of outcomes, and what a loaded machine keeps it from running."""
@@ -40,14 +43,22 @@ ACCEPTED_AFTER_MS = 200
 a few slices, and their outcomes say as much."""
 ANNOUNCE_AGAIN_AFTER_MS = 1_000
 """An announcement that the broker does not confirm in this time is sent again."""
-OUTCOMES_AFTER_MS = 10
+OUTCOMES_AFTER_MS = 40
 """Outcomes wait at most so long for others, while such are expected or earlier ones under way.
 
 Each message costs all processes together about half of a millisecond."""
-WORKER_WORK_US = 10_000
+WORKER_WORK_US = 50_000
 """A worker is given calls up to this much expected work; the rest waits where it can be moved."""
-WORKER_REFILL_US = 5_000
-"""A worker with less than this gets more, so that it need not wait for us."""
+WORKER_REFILL_US = 30_000
+"""A worker with less than this gets more, so that it need not wait for us: for longer than it holds
+outcomes, and than a loaded machine keeps us from running."""
+SHORT_US = 5_000
+"""Longer calls are given to a worker one at a time, and go before nobody else's."""
+NEWCOMER_WAIT_US = 3_000
+"""Calls of a function with nothing running wait for so much of others' work; for more than that
+some worker gives back what it has not begun."""
+MAKE_ROOM_EVERY_MS = 10
+"""... and at most so often, and the less often the longer the newcomers take."""
 SPREAD_MIN_US = 100
 """Calls longer than this are spread evenly over the slots when few are left."""
 LOAD_EVERY_MS = 30_000

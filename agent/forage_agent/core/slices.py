@@ -75,6 +75,8 @@ class Slice:
     """... and until when; 0: they are not exclusive."""
     is_expired: bool = False
     """Its lease is over: what is still killed of it ends for that reason."""
+    is_through: bool = False
+    """Nothing of it is to be run any more, and its arguments are not kept."""
     is_forgotten: bool = False
     announced: Literal["no", "sent", "yes"] = "no"
     announced_ms: int = 0
@@ -145,9 +147,7 @@ class Slice:
 
     def take(self, count: int) -> tuple[int, int]:
         """Give away up to `count` calls from the front of what is to do: [low, high)."""
-        low, high = next(iter(self.todo))
-        high = min(high, low + count)
-        self.todo.remove(low, high)
+        low, high = self.todo.take_first(count)
         self.given += high - low
         return low, high
 

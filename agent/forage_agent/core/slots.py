@@ -55,6 +55,13 @@ class Worker:
     """Deaths in a row before it was ready."""
     restart_ms: int = 0
 
+    @property
+    def has_more(self) -> bool:
+        """Whether it has more than the one call that it is in."""
+        if not self.given:
+            return False
+        return len(self.given) > 1 or self.given[0].high - self.given[0].low > 1
+
     def victim(self, event: WorkerExited) -> tuple[Slice, int] | None:
         """The call that it was in when it ended; None where it was in none."""
         for given in self.given:

@@ -27,45 +27,47 @@ class Starts:
     def __init__(self, topics: Topics, device: str, slots: int) -> None:
         self._topics = topics
         self._device = device
-        self._rows: dict[tuple[str, str], list[tuple[str, int, int]]] = {}
+        self.rows: dict[tuple[str, str], list[tuple[str, int, int]]] = {}
+        """What `send` is to report, by (user, client)."""
         self._slots = slots
-        self._announcing: dict[int, Slice] = {}
+        self.announcing: dict[int, Slice] = {}
+        """What must be announced, until that is confirmed."""
         self._next: dict[int, Slice] = {}
         """Announced, and not begun yet."""
         self._receipts: dict[int, int] = {}
 
     def clear(self) -> None:
         """A new link: what was to be said to the old one is not said, but announced again."""
-        self._rows.clear()
+        self.rows.clear()
         self._receipts.clear()
-        for part in self._announcing.values():
+        for part in self.announcing.values():
             part.announced = "no"
 
     # -- calls that run -------------------------------------------------------------------------
 
     def started(self, part: Slice, index: int) -> None:
         """A call has run for a while."""
-        rows = self._rows.setdefault((part.header.user, part.header.client), [])
+        rows = self.rows.setdefault((part.header.user, part.header.client), [])
         rows.append((part.header.task, index, part.assignment))
 
     def send(self, link: Link) -> None:
         """Report what has started: one message a client."""
-        for (user, client), rows in self._rows.items():
+        for (user, client), rows in self.rows.items():
             tasks = dict.fromkeys([row[0] for row in rows])
             task = next(iter(tasks)) if len(tasks) == 1 else "-"
             topic = self._topics.task(user, client, task, self._device)
             link.send(Started(rows=tuple(rows[:LIST_ITEMS_MAX])), topic)
-        self._rows.clear()
+        self.rows.clear()
 
     # -- announcements --------------------------------------------------------------------------
 
     def wait(self, part: Slice) -> None:
         """Nothing of this slice may begin before the broker has its announcement."""
-        self._announcing[part.assignment] = part
+        self.announcing[part.assignment] = part
 
     def drop(self, part: Slice) -> None:
         """Nothing of this slice is to be run any more."""
-        self._announcing.pop(part.assignment, None)
+        self.announcing.pop(part.assignment, None)
         self._next.pop(part.assignment, None)
 
     def due_ms(self) -> int | None:
@@ -79,7 +81,7 @@ class Starts:
                 del self._next[number]
         room = self._slots - len(self._next)
         found: list[Slice] = []
-        for number, part in self._announcing.items():
+        for number, part in self.announcing.items():
             if number in self._next:
                 found.append(part)
             elif room > 0:
@@ -108,7 +110,7 @@ class Starts:
     def confirmed(self, receipt: int) -> Slice | None:
         """The slice that may begin now that the broker has what went under this receipt."""
         number = self._receipts.pop(receipt, None)
-        part = None if number is None else self._announcing.pop(number, None)
+        part = None if number is None else self.announcing.pop(number, None)
         if part is not None:
             part.announced = "yes"
         return part

@@ -71,6 +71,7 @@ _MEASURE_EVERY_MS = 1_000
 _MEASURE_EVERY_MS_IDLE = 10_000
 _Handler = Callable[[int, FrameType | None], Any] | int | None
 
+_BATCH_ENDED = io.BatchEnded()
 _GOODBYE_S = 1.0
 _INTERRUPTED = 130
 
@@ -146,6 +147,8 @@ class Agent:
         self._start = os.urandom(8).hex()
         self._attempts = 0
         self._connect_ms: int | None = 0
+        self._transport_ms: int | None = None
+        """When the connection is to be read though it may be silent."""
         self._is_subscribed = False
         self._was_ready = False
         self._reason = ""
@@ -164,10 +167,8 @@ class Agent:
             while self._exit is None:
                 now = now_ms()
                 self._do_what_is_due(now)
-                self._hand_over()
+                self._hand_over(now)
                 self._loop.poll(self._wait_s())
-                if _is_due(self._connection.next_deadline_ms(), now_ms()):
-                    self._read_connection()
             return self._end(self._exit)
         finally:
             for number, handler in previous.items():
@@ -179,15 +180,15 @@ class Agent:
 
     # -- one turn -------------------------------------------------------------------------------
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, now: int) -> None:
         """All events to the core, all its orders to where they belong, one send."""
         # Not by `clear`: a signal may add one at any moment.
         events = self._events[:]
         del self._events[: len(events)]
-        now = now_ms()
         if not events and not _is_due(self._core.next_wakeup_ms(), now):
             return
-        for event in (*events, io.BatchEnded()):
+        events.append(_BATCH_ENDED)
+        for event in events:
             for command in self._core.handle(event, now):
                 self._carry_out(command)
         self._connection.flush(now)
@@ -217,13 +218,15 @@ class Agent:
             self._receipts[message_id] = command.receipt
 
     def _do_what_is_due(self, now: int) -> None:
+        if _is_due(self._transport_ms, now):
+            self._read_connection()
         if self._connect_ms is not None and now >= self._connect_ms:
             self._connect(now)
         if now >= self._measure_ms:
             is_busy = self._core.is_busy
             self._measure_ms = now + (_MEASURE_EVERY_MS if is_busy else _MEASURE_EVERY_MS_IDLE)
             self._events.append(self._host.read())
-        if self._core.is_busy and now >= self._progress_ms:
+        if now >= self._progress_ms and self._core.is_busy:
             self._progress_ms = now + PROGRESS_EVERY_MS
             self._workers.read_progress()
         self._watchdog.feed(now)
@@ -231,20 +234,19 @@ class Agent:
     def _wait_s(self) -> float | None:
         if self._events or self._exit is not None:
             return 0.0
-        due = [
-            moment
-            for moment in (
-                self._core.next_wakeup_ms(),
-                self._connection.next_deadline_ms(),
-                self._connect_ms,
-                self._measure_ms,
-                self._progress_ms if self._core.is_busy else None,
-                self._watchdog.due_ms(),
-            )
-            if moment is not None
-        ]
+        self._transport_ms = self._connection.next_deadline_ms()
+        due_ms = self._measure_ms
+        for moment in (
+            self._core.next_wakeup_ms(),
+            self._transport_ms,
+            self._connect_ms,
+            self._progress_ms if self._core.is_busy else None,
+            self._watchdog.due_ms(),
+        ):
+            if moment is not None and moment < due_ms:
+                due_ms = moment
         # Rounded up to the clock's next millisecond: a wake-up before its time does nothing.
-        return max(0.0, min(due) / 1_000 - time.clock_gettime(time.CLOCK_BOOTTIME))
+        return max(0.0, due_ms / 1_000 - time.clock_gettime(time.CLOCK_BOOTTIME))
 
     # -- the connection -------------------------------------------------------------------------
 
@@ -303,7 +305,7 @@ class Agent:
         self._early.clear()
         if not self._was_ready:
             self._was_ready = True
-            self._hand_over()
+            self._hand_over(now_ms())
             sd_notify("READY=1")
             self._ready()
 

@@ -3,10 +3,11 @@
 To a worker:
 
     [drop: [key, ...], code: [[key, form, python, data], ...],
-     chunks: [[assignment, low, high, key, client_python, calls, checkpoints], ...],
+     chunks: [[assignment, low, high, key, client_python, calls, is_awaited, checkpoints], ...],
      may_follow: bool, until_ms: 0, or when exclusive calls must not begin any more]
 
-where checkpoints are [[index, data], ...] of those calls that have one.
+where checkpoints are [[index, data], ...] of those calls that have one, and the last outcome of
+a chunk that is awaited is to leave at once.
 
 From a worker, each an array that begins with its kind:
 
@@ -25,6 +26,7 @@ the worker is killed whatever the agent does; and back [EXITED, slot, pid, statu
 """
 
 import socket
+import struct
 from collections import deque
 from typing import Any, Final
 
@@ -65,6 +67,7 @@ ZYGOTE_LEASE: Final = 3
 WORKER_DESCRIPTORS: Final = 5
 
 LENGTH_BYTES: Final = 4
+_LENGTH = struct.Struct(">I")
 CONTROL_BYTES: Final = 8
 FRAME_BYTES_MAX: Final = 2 * CALL_BYTES_MAX
 """From a worker: one outcome at its limit, and what was held before it. More is nonsense."""
@@ -86,10 +89,16 @@ def pack(frame: Any) -> bytes:
 
 
 class FrameReader:
-    """Takes frames out of a non-blocking socket."""
+    """Takes frames out of a socket.
 
-    def __init__(self, source: socket.socket) -> None:
+    Args:
+        source: Where a blocking one has nothing, `read` waits.
+        frame_bytes_max: A longer frame is an error.
+    """
+
+    def __init__(self, source: socket.socket, frame_bytes_max: int = FRAME_BYTES_MAX) -> None:
         self._source = source
+        self._frame_bytes_max = frame_bytes_max
         self._data = bytearray()
         self.is_over = False
         """The other end is closed."""
@@ -113,14 +122,14 @@ class FrameReader:
         frames: list[Any] = []
         at = 0
         while len(data) - at >= LENGTH_BYTES:
-            length = int.from_bytes(data[at : at + LENGTH_BYTES], "big")
-            if length > FRAME_BYTES_MAX:
+            (length,) = _LENGTH.unpack_from(data, at)
+            if length > self._frame_bytes_max:
                 raise FrameError(f"a frame of {length} bytes")
             end = at + LENGTH_BYTES + length
             if len(data) < end:
                 break
             try:
-                frames.append(cbor2.loads(bytes(data[at + LENGTH_BYTES : end])))
+                frames.append(cbor2.loads(data[at + LENGTH_BYTES : end]))
             # Hostile bytes make cbor2 raise many things.
             except Exception as error:
                 raise FrameError(f"not CBOR: {type(error).__name__}") from None

@@ -1,8 +1,8 @@
 """The worker process: runs users' calls, one at a time, and reports what became of them.
 
-The main thread runs the calls. Outcomes of calls that took more than 50 µs leave at once; those of
-quicker ones are held for a millisecond at most, so that one send carries many. Before each call
-its name is written to memory that the agent shares, so that there is no doubt which call a dead
+The main thread runs the calls. Outcomes of calls that took more than 3 ms leave at once, and those
+that somebody may wait for; others are held for 15 ms while there is more to run, so that one send
+carries many. Before each call its name is written to memory that the agent shares, so that there is no doubt which call a dead
 worker was in.
 
 A second thread exists only in workers that are given several calls at a time. It sends what is
@@ -19,22 +19,20 @@ import socket
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
-from itertools import repeat
+from collections.abc import Callable
 from time import perf_counter_ns
 from typing import Any
 
-import cbor2
-
+from forage_agent.shell.chunks import Chunk, read_chunk
 from forage_agent.shell.clock import now_ms
 from forage_agent.shell.frames import (
     CHECKPOINT,
     CONTROL_BYTES,
-    LENGTH_BYTES,
     LOADED,
     OUTCOMES,
     READY,
     RETURNED,
+    FrameReader,
     pack,
 )
 from forage_agent.shell.marks import END_MARK, mark
@@ -51,19 +49,19 @@ from forage_wire.values import (
     encode_outcome_value,
     enter,
     load,
-    read_plain_calls,
 )
 
 __all__ = ["run_worker"]
 
 _QUICK_NS = 3_000_000
 """The outcome of a call that ran longer leaves at once."""
-_HELD_NS_MAX = 5_000_000
+_HELD_NS_MAX = 15_000_000
 """Outcomes are held for so long while there is more to run: each frame wakes the agent, which
 takes its processor from the calls."""
 _HELD_BYTES_MAX = 48 * 1024
-_READ_AHEAD_BYTES_MAX = 64 * 1024
 _TICK_MS = 5
+_SWITCH_S = 0.001
+"""What Python calls its switch interval: so long a call may keep the second thread from its turn."""
 _OUT_OF_MEMORY_SCORE = b"500"
 _KEPT_SIGNALS = {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}
 """Those that nobody can change, and those that Python turns into exceptions."""
@@ -92,11 +90,6 @@ class _CallText(io.TextIOWrapper):
             pass  # The call closed it.
 
 
-_Call = tuple[int, int, bytes, str, Any, tuple[Any, ...] | None, bytes | None]
-"""A call that has not begun: (assignment, index, function, the client's Python, body, its arguments
-where they are read already, checkpoint). A bare tuple: there are 200,000 a second."""
-
-
 class Worker:
     """The loop of a worker, and what it has been given.
 
@@ -108,6 +101,7 @@ class Worker:
 
     def __init__(self, agent: socket.socket, control: socket.socket, page: mmap.mmap) -> None:
         self._agent = agent
+        self._reader = FrameReader(agent, sys.maxsize)
         self._control = control
         self._page = page
         self._is_fork = False
@@ -125,13 +119,14 @@ class Worker:
         # Shared by both threads, under `_lock`. Frames are read under `_reading`.
         self._lock = threading.Lock()
         self._reading = threading.Lock()
-        self._calls: deque[_Call] = deque()
+        self._chunks: deque[Chunk] = deque()
+        self._current: Chunk | None = None
         self._frames_read = 0
         self._held: list[bytes] = []
         self._held_errors: list[tuple[int, str]] = []
         self._held_assignment = 0
-        self._held_end = 0
-        """What is held are this assignment's calls up to this one."""
+        self._held_low = 0
+        """What is held are this assignment's calls from this one on."""
         self._packed: list[bytes] = []
         """Frames of what was held before that; never without something held behind them."""
         self._held_bytes = 0
@@ -149,22 +144,59 @@ class Worker:
         self._send(pack([READY, os.getpid()]))
         while True:
             with self._lock:
-                call = self._next()
-            if call is None and not self._read_frame():
+                chunk = self._next()
+            if chunk is not None:
+                self._run_chunk(chunk)
+            elif not self._read_frame():
                 return
-            while call is not None:
-                began_ns = perf_counter_ns()
-                item, reason = self._run(call)
-                ended_ns = perf_counter_ns()
-                if self._is_fork:
-                    # The call has forked, and this is the child: its return value is nobody's.
-                    os._exit(0)
-                if self.has_written:
-                    self._end_texts()
-                with self._lock:
+
+    def _next(self) -> Chunk | None:
+        """The next chunk, where there is one. Under the lock."""
+        self._current = None
+        if self._chunks:
+            self._current = self._chunks.popleft()
+        elif self._held and not _is_readable(self._agent):
+            self._flush()
+        return self._current
+
+    def _run_chunk(self, chunk: Chunk) -> None:
+        """Run its calls in turn: as many as are not given back meanwhile."""
+        page, states = self._page, chunk.states
+        assignment, low, key = chunk.assignment, chunk.low, chunk.function
+        function = self._functions.get(key) if key == self._entered else None
+        item, reason, began_ns, ended_ns = b"", "", 0, 0
+        at = 0
+        while True:
+            with self._lock:
+                if at:
+                    self._hold(chunk, item, reason, began_ns, ended_ns)
+                if at == chunk.count:
                     self._is_running = False
-                    self._hold(call, item, reason, began_ns, ended_ns)
-                    call = self._next()
+                    self.states.given = None
+                    return
+                index = low + at
+                self.position = (assignment, index)
+                POSITION.pack_into(page, 0, assignment, index)
+                self.states.given = states.get(index) if states else None
+                self._is_running = True
+                at += 1
+                chunk.begun = at
+                if self._held and not self._is_ticking:
+                    self._is_ticking = True
+                    os.write(self._ticker_wake, b"\0")
+            args = chunk.arguments[at - 1]
+            began_ns = perf_counter_ns()
+            if function is None or args is None:
+                item, reason = self._run_unread(chunk, at - 1)
+                function = self._functions.get(key) if key == self._entered else None
+            else:
+                item, reason = _outcome(function, args, {}, chunk.python)
+            ended_ns = perf_counter_ns()
+            if self._is_fork:
+                # The call has forked, and this is the child: its return value is nobody's.
+                os._exit(0)
+            if self.has_written:
+                self._end_texts()
 
     def _end_texts(self) -> None:
         self.has_written = False
@@ -186,26 +218,9 @@ class Worker:
     def _on_fork(self) -> None:
         self._is_fork = True
 
-    def _next(self) -> _Call | None:
-        """The next call, which has begun then; None where there is none. Under the lock."""
-        if not self._calls:
-            self.states.given = None
-            if self._held and not _is_readable(self._agent):
-                self._flush()
-            return None
-        call = self._calls.popleft()
-        self.position = call[:2]
-        self.states.given = call[6]
-        POSITION.pack_into(self._page, 0, *self.position)
-        self._is_running = True
-        if self._held and not self._is_ticking:
-            self._is_ticking = True
-            os.write(self._ticker_wake, b"\0")
-        return call
-
-    def _run(self, call: _Call) -> tuple[bytes, str]:
-        """(outcome item, reason or empty) of a call."""
-        _assignment, _index, key, client_python, body, args, _checkpoint = call
+    def _run_unread(self, chunk: Chunk, at: int) -> tuple[bytes, str]:
+        """(outcome item, reason or empty) of a call whose function or arguments are to be read."""
+        key, args = chunk.function, chunk.arguments[at]
         function = self._functions.get(key)
         try:
             if function is None:
@@ -221,6 +236,7 @@ class Worker:
             return _error_item(error), "error"
         kwargs: dict[str, Any] = {}
         if args is None:
+            body = chunk.bodies[at]
             if type(body) is list:
                 if body[1]:
                     text = "The call refers to data elsewhere, which this agent cannot fetch."
@@ -232,12 +248,7 @@ class Worker:
                 return system_error(VERSION_MISMATCH, str(error)), "version"
             except DecodeError as error:
                 return _unreadable("The arguments cannot be read here", error)
-        try:
-            value = function(*args, **kwargs)
-        # SystemExit and KeyboardInterrupt too: in a task they are this attempt's error.
-        except BaseException as error:
-            return _error_item(error), "error"
-        return _value_item(value, client_python)
+        return _outcome(function, args, kwargs, chunk.python)
 
     def _load(self, key: bytes) -> _Function:
         form, python, data = self._code[key]
@@ -265,19 +276,22 @@ class Worker:
             # Without the agent there is nobody to work for.
             os._exit(0)
 
-    def _hold(self, call: _Call, item: bytes, reason: str, began_ns: int, ended_ns: int) -> None:
-        """Keep an outcome, and send what is due. Under the lock."""
-        assignment, index = call[:2]
+    def _hold(self, chunk: Chunk, item: bytes, reason: str, began_ns: int, ended_ns: int) -> None:
+        """Keep the outcome of the call that began last, and send what is due. Under the lock."""
         held = self._held
-        if not held:
+        if chunk.begun == 1:
+            if held and (self._held_assignment, self._held_low + len(held)) != (
+                chunk.assignment,
+                chunk.low,
+            ):
+                self._pack()
+            if not held:
+                self._held_assignment, self._held_low = chunk.assignment, chunk.low
+        if not held and not self._packed:
             self._held_since_ns = ended_ns
-        elif index != self._held_end or assignment != self._held_assignment:
-            self._pack()
-        self._held_assignment = assignment
         if reason:
-            self._held_errors.append((index, reason))
+            self._held_errors.append((self.position[1], reason))
         held.append(item)
-        self._held_end = index + 1
         self._held_bytes += len(item)
         run_ns = ended_ns - began_ns
         self._held_run_ns += run_ns
@@ -285,6 +299,7 @@ class Worker:
             run_ns > _QUICK_NS
             or self._held_bytes > _HELD_BYTES_MAX
             or ended_ns - self._held_since_ns > _HELD_NS_MAX
+            or (chunk.is_awaited and chunk.begun == len(chunk.bodies))
             or self._ticker_wake < 0
         ):
             self._flush()
@@ -308,8 +323,8 @@ class Worker:
         self._held.clear()
         self._held_errors.clear()
         self._held_run_ns = 0
-        low = self._held_end - count
-        frame = [OUTCOMES, self._held_assignment, low, count, run_us, errors, items]
+        frame = [OUTCOMES, self._held_assignment, self._held_low, count, run_us, errors, items]
+        self._held_low += count
         self._packed.append(pack(frame))
 
     def _read_frame(self) -> bool:
@@ -319,72 +334,33 @@ class Worker:
 
     def _take_frame(self) -> bool:
         """As `_read_frame`, holding `_reading`."""
-        length = self._receive(LENGTH_BYTES)
-        data = self._receive(int.from_bytes(length, "big")) if length else b""
-        if not data:
-            return False
-        drop, code, chunks, may_follow, until_ms = cbor2.loads(data)
-        while until_ms and now_ms() >= until_ms:
-            # The agent was held up: the zygote is about to kill us, and nothing may begin here.
-            signal.pause()
+        reader = self._reader
+        frames: list[Any] = []
+        while not frames and not reader.is_over:
+            frames = reader.read() or []
+        for _drop, _code, _chunks, _may_follow, until_ms in frames:
+            while until_ms and now_ms() >= until_ms:
+                # The agent was held up: the zygote is about to kill us, nothing may begin here.
+                signal.pause()
         with self._lock:
-            self._frames_read += 1
-            for key in drop:
-                self._code.pop(key, None)
-                self._functions.pop(key, None)
-            for key, form, python, blob in code:
-                self._code[key] = (form, python, blob)
-            for chunk in chunks:
-                self._take(*chunk)
-            if may_follow and self._ticker_wake < 0:
-                self._start_ticker()
-        return True
-
-    def _take(
-        self,
-        assignment: int,
-        low: int,
-        high: int,
-        function: bytes,
-        python: str,
-        calls: bytes,
-        checkpoints: list[tuple[int, bytes]],
-    ) -> None:
-        try:
-            bodies = cbor2.loads(calls)
-        # Unreadable calls are each their own error: an empty body cannot be read either.
-        except Exception:
-            bodies = None
-        if type(bodies) is not list or len(bodies) != high - low:
-            bodies = [b""] * (high - low)
-        # Not so what is long: it would be twice in memory for as long as it waits.
-        arguments: Iterable[tuple[Any, ...] | None] = repeat(None)
-        if len(bodies) > 1 and len(calls) <= _READ_AHEAD_BYTES_MAX:
-            arguments = read_plain_calls(bodies)
-        states = dict(checkpoints)
-        self._calls.extend(
-            [
-                (assignment, index, function, python, body, args, states.get(index))
-                for index, body, args in zip(range(low, high), bodies, arguments, strict=False)
-            ]
-        )
-
-    def _receive(self, count: int) -> bytes:
-        """Exactly so many bytes; none where the agent is gone."""
-        try:
-            data = self._agent.recv(count, socket.MSG_WAITALL)
-            while 0 < len(data) < count:
-                more = self._agent.recv(count - len(data), socket.MSG_WAITALL)
-                if not more:
-                    return b""
-                data += more
-        except OSError:
-            return b""
-        return data
+            self._frames_read += len(frames)
+            for drop, code, chunks, may_follow, _until_ms in frames:
+                for key in drop:
+                    self._code.pop(key, None)
+                    self._functions.pop(key, None)
+                for key, form, python, blob in code:
+                    self._code[key] = (form, python, blob)
+                for chunk in chunks:
+                    self._chunks.append(read_chunk(*chunk))
+                if may_follow and self._ticker_wake < 0:
+                    self._start_ticker()
+        return not reader.is_over
 
     # -- second thread --------------------------------------------------------------------------
 
     def _start_ticker(self) -> None:
+        # Somebody may wait for what it gives back while a call computes.
+        sys.setswitchinterval(_SWITCH_S)
         wake_read, self._ticker_wake = os.pipe()
         threading.Thread(
             target=self._tick, args=(wake_read,), name="forage-worker", daemon=True
@@ -394,8 +370,10 @@ class Worker:
         poll = select.poll()
         poll.register(wake_read, select.POLLIN)
         poll.register(self._control, select.POLLIN)
+        due_ns = 0
         while True:
-            ready = dict(poll.poll(_TICK_MS if self._is_ticking else None))
+            wait_ms = max(0, due_ns - perf_counter_ns()) / 1e6 if self._is_ticking else None
+            ready = dict(poll.poll(wait_ms))
             if wake_read in ready:
                 os.read(wake_read, 4_096)
             if self._control.fileno() in ready:
@@ -404,10 +382,12 @@ class Worker:
                     return
                 self._give_back(int.from_bytes(asked, "big"))
             with self._lock:
+                # The main thread looks after each call: this one is for a call that is slow.
+                due_ns = self._held_since_ns + _HELD_NS_MAX + _TICK_MS * 1_000_000
+                if self._held and perf_counter_ns() >= due_ns:
+                    self._flush()
                 if not self._held:
                     self._is_ticking = False
-                elif perf_counter_ns() - self._held_since_ns >= _HELD_NS_MAX:
-                    self._flush()
 
     def _give_back(self, frames_sent: int) -> None:
         """Report all that has ended, then that the rest is the agent's again."""
@@ -415,7 +395,9 @@ class Worker:
             with self._lock:
                 if self._frames_read >= frames_sent:
                     self._flush()
-                    self._calls.clear()
+                    self._chunks.clear()
+                    if self._current is not None:
+                        self._current.count = self._current.begun
                     running = self.position if self._is_running else (0, 0)
                     self._send(pack([RETURNED, *running]))
                     return
@@ -446,8 +428,15 @@ def _error_item(error: BaseException) -> bytes:
     return encode_error(error)
 
 
-def _value_item(value: Any, client_python: str) -> tuple[bytes, str]:
-    """A result as an outcome; one that cannot travel is an error that says why."""
+def _outcome(
+    function: _Function, args: tuple[Any, ...], kwargs: dict[str, Any], client_python: str
+) -> tuple[bytes, str]:
+    """(outcome item, reason or empty) of a call; a result that cannot travel is an error too."""
+    try:
+        value = function(*args, **kwargs)
+    # SystemExit and KeyboardInterrupt too: in a task they are this attempt's error.
+    except BaseException as error:
+        return _error_item(error), "error"
     try:
         item = encode_outcome_value(value, client_python=client_python)
     except VersionMismatch as error:

@@ -7,6 +7,7 @@ time; where there is none, or it has died, the next `StartWorker` makes one.
 import logging
 import mmap
 import os
+import select
 import selectors
 import signal
 import socket
@@ -78,6 +79,10 @@ class _Worker:
         os.set_blocking(output, False)
         os.set_blocking(error, False)
         self.logs = [LogReader(output, "out"), LogReader(error, "err")]
+        self.texts = select.poll()
+        """Both logs: has either anything to read?"""
+        for log in self.logs:
+            self.texts.register(log.descriptor, select.POLLIN)
         self.far_page = os.memfd_create("forage-worker")
         os.ftruncate(self.far_page, PAGE_BYTES)
         self.page = mmap.mmap(self.far_page, PAGE_BYTES)
@@ -195,6 +200,7 @@ class Workers:
                     one.function,
                     one.client_python,
                     one.calls,
+                    one.is_awaited,
                     one.checkpoints,
                 ]
                 for one in order.chunks
@@ -271,7 +277,8 @@ class Workers:
     # -- what workers say -----------------------------------------------------------------------
 
     def _on_socket(self, worker: _Worker) -> None:
-        self._watch(worker, worker.writer.flush())
+        if worker.waits_for_room:
+            self._watch(worker, worker.writer.flush())
         self._receive(worker)
         if worker.reader.is_over:
             # How it ended, the zygote will tell.
@@ -284,7 +291,7 @@ class Workers:
             if frames is None:
                 return False
             # What was written before an outcome comes before it.
-            if frames:
+            if frames and worker.texts.poll(0):
                 for log in worker.logs:
                     self._emit_lines(worker, log.read(self._now_ms()))
             for frame in frames:
@@ -375,7 +382,7 @@ def _event_of(slot: int, frame: Any) -> Event:
             first=first,
             count=count,
             items=items,
-            errors=tuple([(index, reason) for index, reason in errors]),
+            errors=tuple([(index, reason) for index, reason in errors]) if errors else (),
             run_us=run_us,
         )
     if kind == READY:

@@ -101,8 +101,8 @@ AGENT_MUTANTS = (
     Mutant(
         name="calls before a worker that died are not given to the next one",
         file=AGENT + "pool.py",
-        old="        self._give_back(worker.given)\n        return notes",
-        new="        return notes",
+        old="        self._give_back(worker.given)\n        self._let_newcomers_in(event.slot)\n        return",
+        new="        self._let_newcomers_in(event.slot)\n        return",
         oracles=("EveryCallEnds", "AcknowledgedSettled", "NothingLeft"),
         quick=True,
     ),
