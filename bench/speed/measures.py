@@ -166,6 +166,8 @@ def beside_bare(settings: Settings) -> Figures:
             "single call: p50, in bare chains'",
             statistics.median(ours) / statistics.median(bares),
         )
+        yield "bare chain, single call: p99 ms", percentile(sorted(bares), 99)
+        yield "single call beside it: p99 ms", percentile(sorted(ours), 99)
         count = settings.scaled(5_000)
         bare_rate = rate(count, lambda: bare.own_tasks(count))
         yield "bare chain, own task for each call: calls/s", bare_rate

@@ -7,11 +7,11 @@ alone that somebody looks at, so that a million calls fit.
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from weakref import WeakValueDictionary
 
-from forage.calls import Finished, TaskCalls
+from forage.calls import Finished, TaskCalls, indices_of
 from forage.core.commands import ResolveCalls
 from forage.errors import TaskCancelled
 from forage.future import CANCELLED, FINISHED, LOCK, PENDING, RUNNING, Future
@@ -108,49 +108,70 @@ class BatchCalls(TaskCalls):
             future._device = device
 
     def resolve(self, command: ResolveCalls) -> Finished:
-        return self._end(self._decode(command), command.ranges, command.device or None)
+        values, errors = self._decode(command)
+        return self._end(command.ranges, values, errors, command.device or None)
 
     def end(
         self, index: int, value: Any, error: BaseException | None, device: str | None
     ) -> Finished:
-        return self._end([(index, value, error)], ((index, index + 1),), device)
+        errors = {} if error is None else {index: error}
+        return self._end(((index, index + 1),), [value], errors, device)
 
     def fail(self, ranges: Ranges, error: BaseException) -> Finished:
-        rows = [(index, None, error) for low, high in ranges for index in range(low, high)]
-        return self._end(rows, ranges, None)
+        errors = dict.fromkeys(indices_of(ranges), error)
+        return self._end(ranges, [None] * len(errors), errors, None)
 
     def _end(
         self,
-        rows: Iterable[tuple[int, Any, BaseException | None]],
         ranges: Ranges,
+        found: list[Any],
+        errors: dict[int, BaseException],
+        device: str | None,
+    ) -> Finished:
+        """End the calls in `ranges` with what was found, in order, or with their errors."""
+        with LOCK:
+            if errors or self._failures or self._running or self._open_futures:
+                return self._end_each(ranges, found, errors, device)
+            # Nothing but results, none cancelled, and nobody looks at single calls: most batches,
+            # most of the time.
+            position = 0
+            for low, high in ranges:
+                count = high - low
+                self._values[low:high] = found[position : position + count]
+                self._devices[low:high] = [device] * count
+                position += count
+            self.ended += position
+            self._tell(ranges)
+        return []
+
+    def _end_each(
+        self,
+        ranges: Ranges,
+        found: list[Any],
+        errors: dict[int, BaseException],
         device: str | None,
     ) -> Finished:
         finished: Finished = []
         values, devices, futures = self._values, self._devices, self._open_futures
-        late: dict[int, None] = {}
-        with LOCK:
-            for index, value, error in rows:
-                if values[index] is not _OPEN:
-                    # It was cancelled here while its outcome was on its way through our hands.
-                    late[index] = None
-                    continue
-                if error is not None:
-                    self._failures += 1
-                    value = _Failed(error)
-                values[index] = value
-                if device is not None:
-                    devices[index] = device
-                self.ended += 1
-                if self._running:
-                    self._running.pop(index, None)
-                if futures:
-                    future = futures.get(index)
-                    if future is not None and self._end_future(future, index):
-                        finished.append(future)
-            if late:
-                each = [index for low, high in ranges for index in range(low, high)]
-                ranges = tuple((index, index + 1) for index in each if index not in late)
-            self._tell(ranges)
+        ended: list[tuple[int, int]] = []
+        for index, value in zip(indices_of(ranges), found, strict=True):
+            if values[index] is not _OPEN:
+                # It was cancelled here while its outcome was on its way through our hands.
+                continue
+            error = errors.get(index)
+            if error is not None:
+                self._failures += 1
+                value = _Failed(error)
+            values[index] = value
+            if device is not None:
+                devices[index] = device
+            ended.append((index, index + 1))
+            self._running.pop(index, None)
+            future = futures.get(index)
+            if future is not None and self._end_future(future, index):
+                finished.append(future)
+        self.ended += len(ended)
+        self._tell(ranges if len(ended) == len(found) else tuple(ended))
         return finished
 
     def _end_future(self, future: Future[Any], index: int) -> bool:
@@ -275,6 +296,12 @@ class BatchCalls(TaskCalls):
         if value is _CANCELLED:
             raise TaskCancelled(f"The call {call_name(self.id, index)} was cancelled.")
         return value
+
+    def values(self, low: int, high: int) -> list[Any]:
+        """The results of calls that have ended, all of them; raises the first one's error."""
+        if not self._failures:
+            return self._values[low:high]
+        return [self.value(index) for index in range(low, high)]
 
     def take(self, index: int) -> Any:
         """As `value`, and keep nothing of it."""
@@ -405,7 +432,7 @@ class Batch(Generic[_T]):
         if partial:
             return calls.partial(self._low, self._high)
         self._wait(None if timeout is None else time.monotonic() + timeout)
-        return [calls.value(index) for index in range(self._low, self._high)]
+        return calls.values(self._low, self._high)
 
     def as_completed(self, timeout: float | None = None) -> Iterator[Future[_T]]:
         """The futures in the order in which their calls end, those that have first.

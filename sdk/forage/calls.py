@@ -6,6 +6,7 @@ State changes happen under `forage.future.LOCK`, values are decoded before it is
 """
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from forage.core.commands import NoteAttempts, RefuseTask, ResolveCalls
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from forage.shell.network import Network
     from forage.voting import Votes
 
-__all__ = ["Burst", "Finished", "TaskCalls", "outcome_of", "refusal"]
+__all__ = ["Burst", "Finished", "TaskCalls", "indices_of", "outcome_of", "refusal"]
 
 Finished = list[Future[Any]]
 """Futures that ended and have callbacks to run."""
@@ -57,6 +58,13 @@ def refusal(command: RefuseTask) -> ForageError:
     if command.reason == "version":
         return VersionMismatch(command.text)
     return Refused(command.text)
+
+
+def indices_of(ranges: Ranges) -> Iterable[int]:
+    """The indices that ranges hold, in order."""
+    if len(ranges) == 1:
+        return range(*ranges[0])
+    return chain.from_iterable([range(low, high) for low, high in ranges])
 
 
 class TaskCalls:
@@ -166,22 +174,25 @@ class TaskCalls:
         """
         raise NotImplementedError
 
-    def _decode(self, command: ResolveCalls) -> list[tuple[int, Any, BaseException | None]]:
-        rows: list[tuple[int, Any, BaseException | None]] = []
-        position = 0
+    def _decode(self, command: ResolveCalls) -> tuple[list[Any], dict[int, BaseException]]:
+        """The results of a command's calls, in order, and the errors in place of some, by index."""
         items = command.items
-        for low, high in command.ranges:
-            for index in range(low, high):
-                item = items[position]
-                position += 1
-                # The commonest form, a plain scalar, needs no decoder.
-                if type(item) is list and len(item) == 1 and type(item[0]) in SCALARS:
-                    rows.append((index, item[0], None))
-                else:
-                    attempt = self.failed_attempts(index) + 1
-                    value, error = outcome_of(item, command.device, attempt)
-                    rows.append((index, value, error))
-        return rows
+        # The commonest form, a plain scalar, needs no decoder.
+        values = [
+            item[0]
+            for item in items
+            if type(item) is list and len(item) == 1 and type(item[0]) in SCALARS
+        ]
+        errors: dict[int, BaseException] = {}
+        if len(values) < len(items):
+            values = []
+            for index, item in zip(indices_of(command.ranges), items, strict=True):
+                attempt = self.failed_attempts(index) + 1
+                value, error = outcome_of(item, command.device, attempt)
+                values.append(value)
+                if error is not None:
+                    errors[index] = error
+        return values, errors
 
 
 class Burst(TaskCalls):
@@ -222,7 +233,8 @@ class Burst(TaskCalls):
             future._device = device
 
     def resolve(self, command: ResolveCalls) -> Finished:
-        return self._end(self._decode(command), command.device or None)
+        values, errors = self._decode(command)
+        return self._end(indices_of(command.ranges), values, errors, command.device or None)
 
     def is_open(self, index: int) -> bool:
         # The list goes when the last one has ended.
@@ -231,21 +243,25 @@ class Burst(TaskCalls):
     def end(
         self, index: int, value: Any, error: BaseException | None, device: str | None
     ) -> Finished:
-        return self._end([(index, value, error)], device)
+        return self._end([index], [value], {} if error is None else {index: error}, device)
 
     def fail(self, ranges: Ranges, error: BaseException) -> Finished:
-        rows = [(index, None, error) for low, high in ranges for index in range(low, high)]
-        return self._end(rows, None)
+        errors = dict.fromkeys(indices_of(ranges), error)
+        return self._end(errors, [None] * len(errors), errors, None)
 
     def _end(
-        self, rows: Iterable[tuple[int, Any, BaseException | None]], device: str | None
+        self,
+        indices: Iterable[int],
+        values: list[Any],
+        errors: dict[int, BaseException],
+        device: str | None,
     ) -> Finished:
         finished: Finished = []
         futures = self._futures
         count = len(futures)
         ended = 0
         with LOCK:
-            for index, value, error in rows:
+            for index, value in zip(indices, values, strict=True):
                 future = futures[index] if index < count else None
                 if future is None:
                     continue
@@ -253,6 +269,7 @@ class Burst(TaskCalls):
                 ended += 1
                 if device is not None:
                     future._device = device
+                error = errors.get(index) if errors else None
                 if future._extra is None:
                     # As `_finish` does it where nobody waits: most futures, and most of the time.
                     future._result = value

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from forage.batch import Batch
 from forage.core.events import CallsCancelled
-from forage.functions import call_body, target_of
+from forage.functions import long_call_body, short_call_body, target_of
 from forage.future import Future
 from forage.info import Attempt, DeviceInfo, Explanation, TaskInfo
 from forage.mapping import map_all, map_buffered, submit_batch
@@ -79,7 +79,9 @@ class Client(Executor):
             RuntimeError: After `shutdown`, or in a forked child of the process that connected.
         """
         target = target_of(fn)
-        body = call_body(fn, target, args, kwargs)
+        body = None if kwargs else short_call_body(args)
+        if body is None:
+            body = long_call_body(fn, target, args, kwargs)
         return self._network.submit(target, self._options, body, self._agree)
 
     def map(

@@ -7,9 +7,13 @@ from forage.errors import NotSerializable
 from forage_wire.limits import CALL_BYTES_MAX
 from forage_wire.records import dataclass
 from forage_wire.texts import check_text, writable
-from forage_wire.values import FunctionCache, ShippedFunction, encode_call
+from forage_wire.values import FunctionCache, ShippedFunction
+from forage_wire.values.calls import encode_long_call, encode_short_call
 
-__all__ = ["Target", "call_body", "target_of"]
+__all__ = ["Target", "long_call_body", "short_call_body", "target_of"]
+
+short_call_body = encode_short_call
+"""The serialised arguments of most calls, far below every limit; None: `long_call_body` has it."""
 
 _LABEL_MAX = 64
 _NAME_MAX = 128
@@ -77,15 +81,17 @@ def target_of(fn: Callable[..., Any] | str) -> Target:
     return target
 
 
-def call_body(
+def long_call_body(
     fn: Callable[..., Any] | str, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> bytes:
     """The serialised arguments of one call of `target`, which `fn` was made into.
 
+    For those of which `short_call_body` makes none.
+
     Raises:
         NotSerializable: An argument cannot travel, or they are above the limit together.
     """
-    body = encode_call(args, kwargs, None if isinstance(fn, str) else fn, target.shipped)
+    body = encode_long_call(args, kwargs, None if isinstance(fn, str) else fn, target.shipped)
     if len(body) > CALL_BYTES_MAX:
         raise NotSerializable(
             f"The arguments take {len(body)} bytes, above the limit of {CALL_BYTES_MAX} (16 MiB) "

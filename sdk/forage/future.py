@@ -60,12 +60,14 @@ if hasattr(os, "register_at_fork"):
 class _Extra:
     """What a future gets when somebody waits for it or wants to be told."""
 
-    __slots__ = ("callbacks", "condition", "waiters")
+    __slots__ = ("callbacks", "condition", "sleepers", "waiters")
 
     def __init__(self) -> None:
-        # One condition for each future: a shared one would wake those who wait for others, and
-        # `result` would take that for the end of its timeout.
-        self.condition = threading.Condition(LOCK)
+        self.sleepers: list[threading.Lock] = []
+        """Of those who wait in `result` and `exception`: each opens with the outcome."""
+        self.condition: threading.Condition | None = None
+        """For the standard library. Each future has its own: a shared one would wake those who
+        wait for others."""
         self.waiters: list[Any] = []
         self.callbacks: list[Callable[[Any], object]] = []
 
@@ -107,7 +109,11 @@ class Future(concurrent.futures.Future[_T]):
 
         @property
         def _condition(self) -> threading.Condition:
-            return self._more().condition
+            extra = self._more()
+            with LOCK:
+                if extra.condition is None:
+                    extra.condition = threading.Condition(LOCK)
+            return extra.condition
 
         @property
         def _waiters(self) -> list[Any]:
@@ -231,7 +237,8 @@ class Future(concurrent.futures.Future[_T]):
             Exception: What the call raised, with the device's traceback as its cause.
         """
         try:
-            self._wait(timeout)
+            if self._state in (PENDING, RUNNING):
+                self._wait(timeout)
             if self._state != FINISHED:
                 raise self._cancelled_error()
             if self._exception is not None:
@@ -244,7 +251,8 @@ class Future(concurrent.futures.Future[_T]):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The exception that the call raised, or None; `timeout` and raises as in `result`."""
         try:
-            self._wait(timeout)
+            if self._state in (PENDING, RUNNING):
+                self._wait(timeout)
             if self._state != FINISHED:
                 raise self._cancelled_error()
             return self._exception
@@ -252,14 +260,33 @@ class Future(concurrent.futures.Future[_T]):
             del self
 
     def _wait(self, timeout: float | None) -> None:
-        if self._state not in (PENDING, RUNNING):
+        if timeout is not None:
+            timeout = max(0.0, min(timeout, threading.TIMEOUT_MAX))
+        if self._calls is None:
+            self._wait_for_anybody(timeout)
             return
-        if self._calls is not None:
-            self._calls.network.check_may_wait()
+        self._calls.network.check_may_wait()
+        # Not a condition, which takes `LOCK` once more when it wakes.
+        sleeper = threading.Lock()
+        sleeper.acquire()
+        with LOCK:
+            if self._state not in (PENDING, RUNNING):
+                return
+            extra = self._extra
+            if extra is None:
+                extra = self._extra = _Extra()
+            extra.sleepers.append(sleeper)
+        if sleeper.acquire(timeout=-1 if timeout is None else timeout):
+            return
         with LOCK:
             if self._state in (PENDING, RUNNING):
-                if timeout is not None:
-                    timeout = min(timeout, threading.TIMEOUT_MAX)
+                extra.sleepers.remove(sleeper)
+                raise TimeoutError
+
+    def _wait_for_anybody(self, timeout: float | None) -> None:
+        """Wait for whoever ends a future that no client made, as the standard library does it."""
+        with LOCK:
+            if self._state in (PENDING, RUNNING):
                 self._condition.wait(timeout)
                 if self._state in (PENDING, RUNNING):
                     raise TimeoutError
@@ -321,7 +348,10 @@ class Future(concurrent.futures.Future[_T]):
                     waiter.add_exception(self)
                 else:
                     waiter.add_result(self)
-            extra.condition.notify_all()
+            for sleeper in extra.sleepers:
+                sleeper.release()
+            if extra.condition is not None:
+                extra.condition.notify_all()
         return extra
 
     def set_running_or_notify_cancel(self) -> bool:

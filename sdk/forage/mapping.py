@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from forage.batch import BatchCalls
-from forage.functions import call_body, target_of
+from forage.functions import long_call_body, short_call_body, target_of
 from forage.future import Future
 from forage_wire.limits import CALLS_PER_PAGE_MAX, PACKET_BYTES_MAX
 from forage_wire.messages import Options
@@ -40,16 +40,22 @@ def submit_batch(
     Raises what the iterables or serialisation raise; what was submitted by then is cancelled.
     """
     target = target_of(fn)
-    calls = network.open_batch(target, options, agree)
+    network.check_open()
+    calls: BatchCalls | None = None
     portion: list[bytes] = []
     portion_bytes = 0
     limit = _FIRST_PORTION
     try:
         for row in rows:
-            body = call_body(fn, target, row, {})
+            body = short_call_body(row)
+            if body is None:
+                body = long_call_body(fn, target, row, {})
             # One portion is always kept back: only one that holds calls can be the last.
             if len(portion) >= limit or portion_bytes >= _PORTION_BYTES:
-                network.extend_batch(calls, portion, last=False)
+                if calls is None:
+                    calls = network.open_batch(target, options, agree, portion, last=False)
+                else:
+                    network.extend_batch(calls, portion, last=False)
                 portion, portion_bytes = [], 0
                 limit = min(4 * limit, CALLS_PER_PAGE_MAX)
             portion.append(body)
@@ -57,8 +63,11 @@ def submit_batch(
             # The row is not to be kept while the next one is being made.
             del row
     except BaseException:
-        network.give_up_batch(calls, portion)
+        if calls is not None:
+            network.give_up_batch(calls, portion)
         raise
+    if calls is None:
+        return network.open_batch(target, options, agree, portion, last=True)
     network.extend_batch(calls, portion, last=True)
     return calls
 

@@ -121,9 +121,14 @@ class Fleet:
         self.stop()
 
     def stop(self) -> None:
+        if self._stopping:
+            return
         self._stopping = True
         self._loop.wake()
         self._thread.join(WAIT_S)
+        # Not in the thread: it may see that it is to stop before it is woken.
+        self._connection.close()
+        self._loop.close()
 
     def connect(self, **settings: Any) -> forage.Client:
         """A client of this fleet."""
@@ -226,8 +231,6 @@ class Fleet:
             self._flush()
             with self._changed:
                 self._changed.notify_all()
-        self._connection.close()
-        self._loop.close()
 
     def _on_connected(self) -> None:
         self._links.clear()

@@ -39,6 +39,7 @@ from forage.core.events import (
     QueryDropped,
     TaskOpened,
 )
+from forage.core.headers import Headers
 from forage.core.receiving import Receiving
 from forage.core.replicas import (
     attached_record,
@@ -61,6 +62,7 @@ from forage_wire.io import (
     PublishAcknowledged,
 )
 from forage_wire.limits import PACKET_BYTES_MAX, PROTOCOL_MINOR
+from forage_wire.link import link_number
 from forage_wire.messages import (
     Acknowledged,
     Answer,
@@ -80,7 +82,7 @@ from forage_wire.messages import (
     SubmissionRefused,
     Welcome,
 )
-from forage_wire.topics import Topics
+from forage_wire.topics import Topics, is_name
 
 __all__ = ["ClientCore"]
 
@@ -130,6 +132,10 @@ class ClientCore:
             python=python,
             software=software,
         )
+        self._headers = Headers(user=user, client=client, python=python)
+        self._to_topic = topics.to_client(user, client)
+        # What follows is the task (or `-`), which messages name themselves, and the device.
+        self._task_prefix = topics.task(user, client, "", "").removesuffix("//")
         self._controllers = Controllers()
         self._parts = DeviceParts()
         self._queries: dict[int, Query] = {}
@@ -252,19 +258,18 @@ class ClientCore:
 
     def next_wakeup_ms(self) -> int | None:
         """When `BatchEnded` has something to do without further events; None: never."""
-        if not self._sending.is_connected:
+        link = self._sending.link
+        if link is None:
             return None
-        found = [
-            due
-            for due in (
-                self._sending.next_wakeup_ms(),
-                self._collecting.due_ms,
-                self._missing_due_ms,
-                self._restart_due_ms(),
-            )
-            if due is not None
-        ]
-        return min(found) if found else None
+        due = link.next_wakeup_ms()
+        collecting_due_ms = self._collecting.due_ms
+        if collecting_due_ms is not None and (due is None or collecting_due_ms < due):
+            due = collecting_due_ms
+        if not self._sending.is_welcome:
+            for each in (self._missing_due_ms, self._restart_due_ms()):
+                if each is not None and (due is None or each < due):
+                    due = each
+        return due
 
     # -- connection and controller ----------------------------------------------------------
 
@@ -302,7 +307,10 @@ class ClientCore:
 
     def _restart_due_ms(self) -> int | None:
         """When to knock again at a controller that shows itself and has not welcomed us."""
-        if self._sending.is_welcome or self._sending.controller or not self._controllers.current:
+        link = self._sending.link
+        if self._sending.is_welcome or link is None or link.controller:
+            return None
+        if not self._controllers.current:
             return None
         return self._hello_ms + _RESTART_AFTER_MS
 
@@ -315,10 +323,10 @@ class ClientCore:
             self._drop(out, f"topic={event.topic} reason={error}")
             return
         self._controllers.heard(name, presence)
-        current = self._controllers.current
-        if not current or not self._sending.is_connected or current == self._sending.controller:
+        current, link = self._controllers.current, self._sending.link
+        if not current or link is None or current == link.controller:
             return
-        if self._sending.controller and self._controllers.epoch >= self._sending.controller_epoch:
+        if link.controller and self._controllers.epoch >= self._sending.controller_epoch:
             self._missing_due_ms = now_ms + self.welcome_ms
             self._start_link(current, now_ms, self._controllers.epoch)
 
@@ -362,9 +370,7 @@ class ClientCore:
         pages = task.cut_pages(
             event.calls,
             last=event.last,
-            user=self.user,
-            client=self.client,
-            python=self.python,
+            header=self._headers.of(task, self._sending.packet_bytes_max),
             packet_bytes_max=self._sending.packet_bytes_max,
         )
         self._sending.add_pages(pages)
@@ -380,7 +386,7 @@ class ClientCore:
         for low, high in ranges:
             fresh += task.resolved.missing(low, high)
         if event.force:
-            task.forced.update(ranges)
+            task.force(ranges)
         self._collecting.note_ended(task, fresh, now_ms)
         # Calls that have not been sent go out, or never, as collected: nothing runs them.
         self._sending.cancel(task, ranges if event.force else tuple(fresh), event.force)
@@ -401,50 +407,60 @@ class ClientCore:
         self._sending.attach(event.task)
 
     def _on_close(self, now_ms: int, out: list[Command]) -> None:
-        if self._sending.is_connected:
+        if self._sending.link is not None:
             self._sending.say_collected(self._collecting.take())
-            self._emit(now_ms, out)
+            out += self._sending.poll(now_ms)
 
     # -- messages ---------------------------------------------------------------------------
 
     def _on_message(self, event: MessageReceived, now_ms: int, out: list[Command]) -> None:
-        parsed = self.topics.parse(event.topic)
-        if parsed is not None and parsed.branch == "controller-presence":
-            self._on_controller_presence(parsed.controller, event, now_ms, out)
-            return
-        is_ours = parsed is not None and parsed.user == self.user and parsed.client == self.client
-        if parsed is None or not is_ours or parsed.branch not in ("task", "to"):
-            self._drop(out, f"topic={event.topic} reason=unknown topic")
-            return
-        if not self._sending.is_connected:
+        topic = event.topic
+        device = ""
+        if topic != self._to_topic:
+            # Looked at by its parts: tasks are many, and each is heard of a few times.
+            prefix, _slash, device = topic.rpartition("/")
+            prefix, _slash, _task = prefix.rpartition("/")
+            if prefix != self._task_prefix or not is_name(device):
+                self._on_other_topic(event, now_ms, out)
+                return
+        if self._sending.link is None:
             return
         try:
             message = decode(event.payload, self.packet_bytes_max)
-            if parsed.branch == "to":
-                self._on_to(message, now_ms, out)
+            if device:
+                self._on_task(message, device, now_ms, out)
             else:
-                self._on_task(message, parsed.device, now_ms, out)
+                self._on_to(message, now_ms, out)
         except DecodeError as error:
-            self._drop(out, f"topic={event.topic} reason={error}")
+            self._drop(out, f"topic={topic} reason={error}")
+
+    def _on_other_topic(self, event: MessageReceived, now_ms: int, out: list[Command]) -> None:
+        parsed = self.topics.parse(event.topic)
+        if parsed is not None and parsed.branch == "controller-presence":
+            self._on_controller_presence(parsed.controller, event, now_ms, out)
+        else:
+            self._drop(out, f"topic={event.topic} reason=unknown topic")
 
     def _on_to(self, message: Linked, now_ms: int, out: list[Command]) -> None:
         """A message from the controller."""
-        if message.session != self._session or not message.controller:
+        link = self._sending.link
+        if link is None or message.session != self._session or not message.controller:
             self._drop(out, "reason=for another session")
             return
-        if self._sending.is_behind(message):
+        number = link_number(message)
+        if number > link.number:
             # The controller thought us gone, and has let our link go.
             self._start_link(message.controller, now_ms, message.epoch)
             return
-        if not self._sending.is_current(message):
+        if number < link.number:
             self._drop(out, "reason=of an earlier link")
             return
-        if not self._sending.controller:
+        if not link.controller:
             self._sending.name_controller(message.controller, message.epoch)
-        if message.controller == self._sending.controller:
+        if message.controller == link.controller:
             self._sending.controller_epoch = max(self._sending.controller_epoch, message.epoch)
         elif message.epoch > self._sending.controller_epoch or is_later_session(
-            message.controller, self._sending.controller
+            message.controller, link.controller
         ):
             # It was started anew, or has connected again, and its presence, which would have told
             # us, was lost.
@@ -453,9 +469,9 @@ class ClientCore:
         else:
             self._drop(out, f"reason=from another controller session={message.controller}")
             return
-        for ready in self._sending.receive(message, now_ms):
+        for ready in link.receive(message, now_ms):
             self._on_ready(ready, now_ms, out)
-        if self._sending.is_forgotten:
+        if link.is_forgotten:
             self._start_link(message.controller, now_ms, message.epoch)
 
     def _on_ready(self, message: Linked, now_ms: int, out: list[Command]) -> None:
@@ -544,8 +560,17 @@ class ClientCore:
     # -- the end of a batch -----------------------------------------------------------------
 
     def _on_batch_ended(self, now_ms: int, out: list[Command]) -> None:
-        if not self._sending.is_connected:
+        if self._sending.link is None:
             return
+        if not self._sending.is_welcome:
+            self._knock_again(now_ms, out)
+        collecting_due_ms = self._collecting.due_ms
+        if collecting_due_ms is not None and now_ms >= collecting_due_ms:
+            self._sending.say_collected(self._collecting.take())
+        out += self._sending.poll(now_ms)
+
+    def _knock_again(self, now_ms: int, out: list[Command]) -> None:
+        """Nobody has welcomed us on this link."""
         restart_due_ms = self._restart_due_ms()
         if restart_due_ms is not None and now_ms >= restart_due_ms:
             self._start_link(self._controllers.current, now_ms, self._controllers.epoch)
@@ -553,15 +578,6 @@ class ClientCore:
             self._missing_due_ms = None
             text = self._controllers.missing_text(self.topics.root, self.welcome_ms)
             out.append(ControllerMissing(text=text))
-        if self._collecting.is_due(now_ms):
-            self._sending.say_collected(self._collecting.take())
-        self._emit(now_ms, out)
-
-    def _emit(self, now_ms: int, out: list[Command]) -> None:
-        out += [
-            Publish(topic=outgoing.topic, payload=outgoing.payload, qos=outgoing.qos)
-            for outgoing in self._sending.poll(now_ms)
-        ]
 
     def _note_ignored(self, topic: str, out: list[Command]) -> None:
         parsed = self.topics.parse(topic)

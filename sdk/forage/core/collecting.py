@@ -1,10 +1,8 @@
 """Which calls have ended without the controller knowing it, and when it is told."""
 
-from collections.abc import Iterable
-
 from forage.core.tasks import TaskRecord
 from forage_wire.limits import COLLECTED_EVERY_CALLS, COLLECTED_EVERY_MS
-from forage_wire.ranges import Ranges, RangeSet, ranges_count
+from forage_wire.ranges import Ranges, RangeSet
 
 __all__ = ["Collecting"]
 
@@ -20,29 +18,28 @@ class Collecting:
         self.due_ms: int | None = None
         """When `take` is due; None: there is nothing to tell."""
 
-    def note_ended(self, task: TaskRecord, ranges: Iterable[tuple[int, int]], now_ms: int) -> None:
+    def note_ended(
+        self, task: TaskRecord, ranges: Ranges | list[tuple[int, int]], now_ms: int
+    ) -> None:
         """These calls have ended: with an outcome, or cancelled."""
-        found = tuple(ranges)
-        if not found:
+        if not ranges:
             return
-        task.resolve(found)
+        task.uncollected += ranges
+        for low, high in ranges:
+            task.resolved.add(low, high)
+            self._count += high - low
         self._tasks[task.task] = task
-        self._count += ranges_count(found)
         if self._count >= COLLECTED_EVERY_CALLS:
             self.due_ms = now_ms
         elif self.due_ms is None:
             self.due_ms = now_ms + COLLECTED_EVERY_MS
 
-    def is_due(self, now_ms: int) -> bool:
-        """Whether it is time to `take`."""
-        return self.due_ms is not None and now_ms >= self.due_ms
-
     def take(self) -> list[tuple[str, Ranges]]:
         """What is to be told, now."""
         rows = []
         for name, task in self._tasks.items():
-            rows.append((name, task.uncollected.freeze()))
-            task.uncollected = RangeSet()
+            rows.append((name, RangeSet(task.uncollected).freeze()))
+            task.uncollected = []
         self._tasks.clear()
         self._count = 0
         self.due_ms = None
@@ -52,7 +49,7 @@ class Collecting:
         """An inventory told all of our own tasks; those that we are attached to are left."""
         for task in self._tasks.values():
             if not task.attached:
-                task.uncollected = RangeSet()
+                task.uncollected = []
         self._tasks = {name: task for name, task in self._tasks.items() if task.attached}
 
     def forget(self, task: str) -> None:

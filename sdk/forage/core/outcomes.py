@@ -4,7 +4,7 @@ import cbor2
 
 from forage.core.tasks import TaskRecord
 from forage_wire.messages import OutcomeSet
-from forage_wire.ranges import Ranges, ranges_count
+from forage_wire.ranges import Ranges
 from forage_wire.system_errors import system_error
 from forage_wire.tags import slice_tag_valid
 
@@ -38,8 +38,8 @@ def is_given(outcomes: OutcomeSet, task: TaskRecord, device: str) -> bool:
     )
 
 
-def items_of(outcomes: OutcomeSet) -> list[object] | None:
-    """The outcome items, one for each index; None where they cannot be read."""
+def items_of(outcomes: OutcomeSet, count: int) -> list[object] | None:
+    """The outcome items, one for each of `count` indices; None where they cannot be read."""
     try:
         items = cbor2.loads(outcomes.data)
     # Hostile bytes make cbor2 raise many things (also RecursionError and OverflowError).
@@ -47,7 +47,6 @@ def items_of(outcomes: OutcomeSet) -> list[object] | None:
         return None
     if type(items) is not list:
         return None
-    count = ranges_count(outcomes.ranges)
     if len(items) == 1 and outcomes.assignment == 0:
         # The controller ended them all for one reason.
         return items * count
@@ -55,7 +54,7 @@ def items_of(outcomes: OutcomeSet) -> list[object] | None:
 
 
 def judge(
-    outcomes: OutcomeSet, task: TaskRecord, device: str, *, archived: bool
+    outcomes: OutcomeSet, task: TaskRecord, device: str, count: int, *, archived: bool
 ) -> list[object] | str:
     """The outcome items, one for each index, or why they do not count.
 
@@ -63,15 +62,16 @@ def judge(
         outcomes: Of calls of `task`.
         task: As this client knows it.
         device: Who sent them, or had.
+        count: How many they are.
         archived: Whether they come from the controller, which has judged them.
     """
     ranges = outcomes.ranges
     if ranges[-1][1] > task.submitted or not (archived or is_given(outcomes, task, device)):
         return "an outcome without a right"
-    items = items_of(outcomes)
+    items = items_of(outcomes, count)
     if items is None:
         # The archive's copy decides; the controller offers it when nobody collects.
-        return [UNREADABLE] * ranges_count(ranges) if archived else "unreadable outcomes"
+        return [UNREADABLE] * count if archived else "unreadable outcomes"
     return items
 
 

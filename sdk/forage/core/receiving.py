@@ -47,7 +47,8 @@ class Receiving:
         if task is None or not ranges:
             self.repeated += ranges_count(ranges)
             return ""
-        items = judge(outcomes, task, device, archived=archived)
+        count = ranges_count(ranges)
+        items = judge(outcomes, task, device, count, archived=archived)
         if isinstance(items, str):
             return items
         for page in task.take_unopened(ranges[0][0], ranges[-1][1]):
@@ -62,9 +63,9 @@ class Receiving:
         if task.layout is not None:
             self.repeated += hold(task, device, ranges, items, dict(retried), out)
             return ""
-        if retried or any(task.resolved.common(*each) for each in ranges):
+        if retried or (task.resolved.count and any(task.resolved.common(*each) for each in ranges)):
             ranges, items = only_fresh(task, ranges, items, {index for index, _ in retried})
-        self.repeated += ranges_count(outcomes.ranges) - len(items) - len(retried)
+        self.repeated += count - len(items) - len(retried)
         if items:
             self._collecting.note_ended(task, ranges, now_ms)
             out.append(ResolveCalls(task=task.task, device=device, ranges=ranges, items=items))

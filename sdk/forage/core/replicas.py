@@ -56,10 +56,10 @@ def hold(
         for run in range(low, high):
             item = items[position]
             position += 1
-            if run in task.resolved or run in task.held:
+            if task.is_here(run):
                 known += 1
             elif run not in again:
-                task.held.add(run, run + 1)
+                task.hold(run)
                 rows.append((task.layout.call_of(run), item))
     if rows:
         out.append(ReplicasEnded(task=task.task, device=device, rows=tuple(rows)))
@@ -73,9 +73,10 @@ def decide(task: TaskRecord, calls: Ranges) -> tuple[list[tuple[int, int]], Rang
     for low, high in task.layout.runs_of(calls):
         fresh += task.resolved.missing(low, high)
     unwanted = task.without_held(fresh)
-    task.forced.update(unwanted)
-    for low, high in fresh:
-        task.held.remove(low, high)
+    task.force(unwanted)
+    if task.held is not None:
+        for low, high in fresh:
+            task.held.remove(low, high)
     return fresh, tuple(unwanted)
 
 
@@ -113,7 +114,7 @@ def news_of(
 def _open_task(tasks: dict[str, TaskRecord], name: str, index: int) -> TaskRecord | None:
     """The task of ours that a run without an outcome belongs to."""
     task = tasks.get(name)
-    if task is None or index >= task.submitted or index in task.resolved or index in task.held:
+    if task is None or index >= task.submitted or task.is_here(index):
         return None
     return task
 

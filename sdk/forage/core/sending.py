@@ -9,13 +9,14 @@ from collections import deque
 from collections.abc import Iterable
 
 from forage.core.tasks import PageRecord, TaskRecord
+from forage_wire.io import Publish
 from forage_wire.limits import (
     CLIENT_WINDOW,
     ENVELOPE_BYTES,
     PROTOCOL_MINOR,
     RANGES_MAX,
 )
-from forage_wire.link import Link, Outgoing, link_number
+from forage_wire.link import Link
 from forage_wire.messages import (
     Attach,
     Cancel,
@@ -25,7 +26,6 @@ from forage_wire.messages import (
     Hello,
     Linked,
     Page,
-    Seen,
     Submit,
 )
 from forage_wire.ranges import Ranges
@@ -48,7 +48,8 @@ class Sending:
         self._packet_bytes_limit = packet_bytes_max
         self._python = python
         self._software = software
-        self._link: Link | None = None
+        self.link: Link | None = None
+        """None without a connection."""
         self.packet_bytes_max = packet_bytes_max
         """The lower of our limit and the controller's, as far as we know it."""
         self.is_welcome = False
@@ -67,33 +68,23 @@ class Sending:
     # -- the link ---------------------------------------------------------------------------
 
     @property
-    def is_connected(self) -> bool:
-        """Whether there is a connection, and so a link."""
-        return self._link is not None
-
-    @property
-    def controller(self) -> str:
-        """The session of the controller at the other end; empty while unknown."""
-        return "" if self._link is None else self._link.controller
-
-    @property
     def is_idle(self) -> bool:
         """Whether a page added now would go out now with nothing before it unanswered."""
         return (
-            self._link is not None
-            and not self._waiting
+            self.link is not None
             and not self._unopened_count
-            and self._link.has_room
+            and not self._waiting
+            and self.link.has_room
         )
 
     @property
     def waiting_messages(self) -> int:
         """Messages that wait for room in the window; a page counts as one."""
-        return 0 if self._link is None else self._link.waiting + len(self._waiting)
+        return 0 if self.link is None else self.link.waiting + len(self._waiting)
 
     def disconnect(self) -> None:
         """The connection is gone, and the link with it."""
-        self._link = None
+        self.link = None
         self.is_welcome = False
 
     def start_link(self, session: str, controller: str, tasks: dict[str, TaskRecord]) -> None:
@@ -102,12 +93,12 @@ class Sending:
         Links of one session are counted, so that no message of one is taken for another's.
         """
         number = 0
-        if self._link is not None and self._link.session == session:
-            number = self._link.number + 1
+        if self.link is not None and self.link.session == session:
+            number = self.link.number + 1
         self.packet_bytes_max = self._packet_bytes_limit
         self.is_welcome = False
         self.controller_epoch = 0
-        self._link = Link(
+        self.link = Link(
             session=session,
             controller=controller,
             number=number,
@@ -115,7 +106,7 @@ class Sending:
             window=CLIENT_WINDOW,
             packet_bytes_max=self._packet_bytes_limit,
         )
-        self._link.send(
+        self.link.send(
             Hello(
                 minor=PROTOCOL_MINOR,
                 python=self._python,
@@ -137,44 +128,23 @@ class Sending:
 
     def name_controller(self, controller: str, epoch: int) -> None:
         """The first answer on a link to whoever it is: numbering goes on under its name."""
-        if self._link is not None:
-            self._link.controller = controller
+        if self.link is not None:
+            self.link.controller = controller
             self.controller_epoch = epoch
 
     def welcome(self, packet_bytes_max: int) -> None:
         """The controller knows us, and says how large its messages may be."""
         self.is_welcome = True
         self.packet_bytes_max = min(self._packet_bytes_limit, packet_bytes_max)
-        if self._link is not None:
-            self._link.packet_bytes_max = self.packet_bytes_max
-
-    def is_current(self, message: Linked) -> bool:
-        """Whether a message of the controller is of the present link, and of no earlier one."""
-        return self._link is not None and link_number(message) == self._link.number
-
-    def is_behind(self, message: Linked) -> bool:
-        """Whether the controller asks for a later link than the present one."""
-        return self._link is not None and link_number(message) > self._link.number
-
-    @property
-    def is_forgotten(self) -> bool:
-        """Whether the controller has lost track of the link, so that it must begin anew."""
-        return self._link is not None and self._link.is_forgotten
-
-    def receive(self, message: Linked, now_ms: int) -> list[Linked]:
-        """What the link makes of a message of its controller (see `Link.receive`)."""
-        return [] if self._link is None else self._link.receive(message, now_ms)
-
-    def next_wakeup_ms(self) -> int | None:
-        """When `poll` has something to do without further events."""
-        return None if self._link is None else self._link.next_wakeup_ms()
+        if self.link is not None:
+            self.link.packet_bytes_max = self.packet_bytes_max
 
     # -- messages ---------------------------------------------------------------------------
 
     def send(self, message: Linked) -> None:
         """Queue a message; without a connection it is dropped, whoever needs it sends it again."""
-        if self._link is not None:
-            self._link.send(message)
+        if self.link is not None:
+            self.link.send(message)
 
     def attach(self, task: str) -> None:
         """Ask for another client's outcomes."""
@@ -205,7 +175,7 @@ class Sending:
         for message in messages:
             self.send(message)
         for task in own:
-            if task.forced:
+            if task.forced is not None:
                 self.cancel(task, task.forced.freeze(), True)
 
     def _name_others(self, tasks: dict[str, TaskRecord]) -> list[ClientInventory]:
@@ -241,10 +211,10 @@ class Sending:
         Small messages overtake those in parts, and who hears of a cancellation before the page can
         make nothing of it.
         """
-        if self._link is None:
+        if self.link is None:
             return None
         for page in reversed(task.pages.values()):
-            if page.is_sent and page.token not in self._link.numbers:
+            if page.is_sent and page.token not in self.link.numbers:
                 return page
         return None
 
@@ -269,14 +239,14 @@ class Sending:
                     return
 
     def _send_code(self, task: TaskRecord) -> None:
-        if self._link is None or type(task.function) is not bytes:
+        if self.link is None or type(task.function) is not bytes:
             return
         if len(self._codes_sent) >= _CODES_KNOWN_MAX:
             del self._codes_sent[next(iter(self._codes_sent))]
         token = self._draw_token()
         self._codes_sent[task.function] = token
         code = Code(hash=task.function, form=task.form, data=task.code)
-        self._link.send(code, tokens=(token,))
+        self.link.send(code, tokens=(token,))
 
     def _draw_token(self) -> int:
         token = self._next_token
@@ -290,7 +260,7 @@ class Sending:
         for page in pages:
             self.unacknowledged_bytes += page.payload_bytes
             self.unacknowledged_pages += 1
-        if self._link is not None:
+        if self.link is not None:
             self._waiting.extend(pages)
 
     def acknowledged(self, task: TaskRecord | None, first: int) -> None:
@@ -304,8 +274,8 @@ class Sending:
             if not page.is_open:
                 task.unopened.remove(page)
                 self._unopened_count -= 1
-            if self._link is not None:
-                self._link.numbers.pop(page.token, None)
+            if self.link is not None:
+                self.link.numbers.pop(page.token, None)
         elif page in self._waiting:
             self._waiting.remove(page)
 
@@ -319,20 +289,22 @@ class Sending:
         self._unopened_count -= 1
         if page.is_repeated:
             return
-        number = None if self._link is None else self._link.numbers.get(page.token)
-        if self._link is not None and number is not None:
-            self._link.receive(Seen(seen=number), now_ms)
+        link = self.link
+        number = None if link is None else link.numbers.get(page.token)
+        if link is not None and number is not None:
+            link.note_seen(number, now_ms)
 
-    def poll(self, now_ms: int) -> list[Outgoing]:
+    def poll(self, now_ms: int) -> list[Publish]:
         """What is to be published now."""
-        link = self._link
+        link = self.link
         if link is None:
             return []
-        out = link.poll(now_ms)
-        while self._waiting and link.has_room:
-            if not self._send_pages(link):
-                break
+        out: list[Publish] = []
+        # Once at least: also where no page can go there are repeats, and what others have queued.
+        has_polled = False
+        while (self._waiting and link.has_room and self._send_pages(link)) or not has_polled:
             out += link.poll(now_ms)
+            has_polled = True
         if self._held:
             self._send_held(link)
             out += link.poll(now_ms)

@@ -6,14 +6,14 @@ that does not fit by itself has a page of its own, which its link sends in parts
 
 from bisect import bisect_right
 
-from forage_wire.codec import encode_header, join_calls
+from forage_wire.codec import SharedHeader, join_calls
 from forage_wire.limits import (
     CALLS_PER_PAGE_MAX,
     ENVELOPE_BYTES,
     HEADER_BYTES_MAX,
     TASK_CALLS_MAX,
 )
-from forage_wire.messages import Header, Options, Page
+from forage_wire.messages import Options, Page
 from forage_wire.ranges import Ranges, RangeSet
 from forage_wire.replicas import ReplicaLayout
 
@@ -36,6 +36,7 @@ class PageRecord:
         "is_repeated",
         "is_sent",
         "n",
+        "payload_bytes",
         "task",
         "token",
     )
@@ -46,6 +47,8 @@ class PageRecord:
         self.n = n
         self.header = header
         self.calls = calls
+        self.payload_bytes = len(header) + len(calls) + _PAGE_OVERHEAD_BYTES
+        """About what it takes in a message."""
         self.token = 0
         """Under which the link tells the number of its message."""
         self.is_sent = False
@@ -55,16 +58,11 @@ class PageRecord:
         self.is_open = False
         """One of its calls has an outcome: the controller has the page, committed or not."""
 
-    @property
-    def payload_bytes(self) -> int:
-        """About what it takes in a message."""
-        return len(self.header) + len(self.calls) + _PAGE_OVERHEAD_BYTES
-
     def message(self) -> Page:
         """The page as it is sent now: with what has ended since."""
         end = self.first + self.n
         collected: Ranges = ()
-        if self.task.resolved:
+        if self.task.resolved.count:
             collected = tuple(self.task.resolved.common(self.first, end))
         return Page(header=self.header, calls=self.calls, key=self.task.key, collected=collected)
 
@@ -128,13 +126,13 @@ class TaskRecord:
         """How the runs of its calls are numbered; None: each call is run for itself."""
         if self.options.replicas > 1:
             self.layout = ReplicaLayout(self.options.replicas)
-        self.held = RangeSet()
+        self.held: RangeSet | None = None
         """With replicas: runs whose outcome is here, of calls that are not decided."""
         self.resolved = RangeSet()
         """Calls that have ended here: with an outcome, or cancelled."""
-        self.uncollected = RangeSet()
-        """Of those, what the controller has not been told."""
-        self.forced = RangeSet()
+        self.uncollected: list[tuple[int, int]] = []
+        """Of those, what the controller has not been told, as it came."""
+        self.forced: RangeSet | None = None
         """Cancelled with force."""
         self.pages: dict[int, PageRecord] = {}
         """By first index: not acknowledged."""
@@ -162,10 +160,21 @@ class TaskRecord:
         here = RangeSet([(page.first, page.first + page.n) for page in self.pages.values()])
         return tuple([gap for each in self.open_ranges() for gap in here.missing(*each)])
 
-    def resolve(self, ranges: Ranges | list[tuple[int, int]]) -> None:
-        """Note that these calls have ended."""
-        self.resolved.update(ranges)
-        self.uncollected.update(ranges)
+    def force(self, ranges: Ranges | list[tuple[int, int]]) -> None:
+        """Note that these calls were cancelled with force."""
+        if self.forced is None:
+            self.forced = RangeSet()
+        self.forced.update(ranges)
+
+    def hold(self, run: int) -> None:
+        """Note that the outcome of a run is here."""
+        if self.held is None:
+            self.held = RangeSet()
+        self.held.add(run, run + 1)
+
+    def is_here(self, run: int) -> bool:
+        """Whether the outcome of a run is here, or its call has ended."""
+        return run in self.resolved or (self.held is not None and run in self.held)
 
     def judge_settled(self, ranges: Ranges) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Of calls that the controller has settled: those not here, and those that ended here."""
@@ -174,10 +183,12 @@ class TaskRecord:
         for low, high in ranges:
             missing += self.resolved.missing(low, min(high, self.submitted))
             ended += self.resolved.common(low, high)
-        return (self.without_held(missing) if self.held else missing), ended
+        return self.without_held(missing), ended
 
     def without_held(self, ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Of these runs, those whose outcome is not here."""
+        if self.held is None:
+            return ranges
         return [gap for low, high in ranges for gap in self.held.missing(low, high)]
 
     def take_unopened(self, low: int, high: int) -> list[PageRecord]:
@@ -185,7 +196,9 @@ class TaskRecord:
         unopened = self.unopened
         if not unopened:
             return []
-        start = max(0, bisect_right(unopened, low, key=_first_of) - 1)
+        start = 0
+        if len(unopened) > 1:
+            start = max(0, bisect_right(unopened, low, key=_first_of) - 1)
         end = start
         while end < len(unopened) and unopened[end].first < high:
             end += 1
@@ -200,54 +213,42 @@ class TaskRecord:
         calls: tuple[bytes, ...],
         *,
         last: bool,
-        user: str,
-        client: str,
-        python: str,
+        header: SharedHeader,
         packet_bytes_max: int,
     ) -> list[PageRecord]:
-        """Make pages of the task's next calls."""
+        """Make pages of the task's next calls; `header` is what theirs have in common."""
+        count = len(calls)
         room = packet_bytes_max - ENVELOPE_BYTES - _PAGE_OVERHEAD_BYTES
         # Most fit, whatever their header is.
-        if sum(map(len, calls)) + len(calls) * _CALL_OVERHEAD_BYTES + HEADER_BYTES_MAX > room:
-            room -= self._header_bytes(user, client, python, packet_bytes_max)
-            cuts = _cut(calls, room)
+        if sum(map(len, calls)) + count * _CALL_OVERHEAD_BYTES + HEADER_BYTES_MAX > room:
+            cuts = _cut(calls, room - self._header_bytes(header))
+        elif count <= CALLS_PER_PAGE_MAX:
+            cuts = [(0, count)]
         else:
             cuts = [
-                (start, min(start + CALLS_PER_PAGE_MAX, len(calls)))
-                for start in range(0, len(calls), CALLS_PER_PAGE_MAX)
+                (start, min(start + CALLS_PER_PAGE_MAX, count))
+                for start in range(0, count, CALLS_PER_PAGE_MAX)
             ]
         pages = []
         for start, end in cuts:
-            whole = calls if end - start == len(calls) else calls[start:end]
-            joined = join_calls(list(whole))
+            joined = join_calls(list(calls[start:end]))
             n = end - start
             firsts = [self.submitted] if self.layout is None else self.layout.add(n)
             for replica, first in enumerate(firsts):
-                header = self._header(
-                    user,
-                    client,
-                    python,
-                    packet_bytes_max,
-                    first=first,
-                    n=n,
-                    last=last and end == len(calls) and first == firsts[-1],
-                    replica=replica,
-                )
-                page = PageRecord(self, first, n, header, joined)
+                is_last = last and end == count and first == firsts[-1]
+                own = header.encode(task=self.task, first=first, n=n, last=is_last, replica=replica)
+                page = PageRecord(self, first, n, own, joined)
                 self.pages[first] = page
                 self.submitted += n
                 pages.append(page)
         self.sealed = self.sealed or last
         return pages
 
-    def _header_bytes(self, user: str, client: str, python: str, packet_bytes_max: int) -> int:
+    def _header_bytes(self, header: SharedHeader) -> int:
         """The longest that a header of this task gets."""
         if not self.header_bytes:
-            longest = self._header(
-                user,
-                client,
-                python,
-                packet_bytes_max,
+            longest = header.encode(
+                task=self.task,
                 first=TASK_CALLS_MAX,
                 n=CALLS_PER_PAGE_MAX,
                 last=False,
@@ -255,38 +256,6 @@ class TaskRecord:
             )
             self.header_bytes = len(longest)
         return self.header_bytes
-
-    def _header(
-        self,
-        user: str,
-        client: str,
-        python: str,
-        packet_bytes_max: int,
-        *,
-        first: int,
-        n: int,
-        last: bool,
-        replica: int = 0,
-    ) -> bytes:
-        return encode_header(
-            Header(
-                user=user,
-                client=client,
-                task=self.task,
-                function=self.function,
-                form=self.form,
-                label=self.label,
-                python=python,
-                python_min=self.python_min,
-                packet_bytes_max=packet_bytes_max,
-                settle=self.settle,
-                options=self.options,
-                first=first,
-                n=n,
-                last=last,
-                replica=replica,
-            )
-        )
 
 
 def _cut(calls: tuple[bytes, ...], room: int) -> list[tuple[int, int]]:

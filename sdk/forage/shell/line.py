@@ -21,6 +21,7 @@ __all__ = ["Line", "base32", "now_ms", "random_digits"]
 
 logger = logging.getLogger(__name__)
 
+_BATCH_ENDED = BatchEnded()
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
 
 
@@ -91,6 +92,8 @@ class Line:
         """What is wrong with the connection, as it was last logged."""
         self._has_events = False
         """The core was told something since its last batch ended."""
+        self._has_corked = False
+        """There is something to send, or to acknowledge to the broker."""
         self._core_due_ms: int | None = None
         self._sleeping_until_ms: int | None = 0
         """When the network thread wakes by itself; 0: it is awake, None: never."""
@@ -102,6 +105,7 @@ class Line:
         self._has_events = True
         for command in self.core.handle(event, now):
             if type(command) is Publish:
+                self._has_corked = True
                 self._connection.publish(
                     command.topic, command.payload, qos=command.qos, retain=command.retain
                 )
@@ -111,14 +115,14 @@ class Line:
     def end_batch(self, now: int) -> None:
         """Let the core see to all that it was told, if there was anything, or if its time is up."""
         if self._has_events or (self._core_due_ms is not None and now >= self._core_due_ms):
-            self.handle(BatchEnded(), now)
+            self.handle(_BATCH_ENDED, now)
             self._has_events = False
             self._core_due_ms = self.core.next_wakeup_ms()
 
     def finish_batch(self, now: int) -> None:
         """Send what came of a caller's events; the network thread does what is left of it."""
         self.end_batch(now)
-        self._connection.flush(now)
+        self.flush(now)
         if self.deferred:
             self.wake()
         elif self._core_due_ms is not None:
@@ -126,7 +130,9 @@ class Line:
 
     def flush(self, now: int) -> None:
         """Send what is corked."""
-        self._connection.flush(now)
+        if self._has_corked:
+            self._has_corked = False
+            self._connection.flush(now)
 
     # -- sleeping and waking ----------------------------------------------------------------------
 
@@ -141,14 +147,13 @@ class Line:
 
     def fall_asleep(self, due_ms: int | None) -> int | None:
         """The network thread is about to `sleep`: until when, at the latest (None: for ever)."""
-        for each in (
-            0 if self._has_events else self._core_due_ms,
-            self._connection.next_deadline_ms(),
-            self._reconnect_due_ms,
-            0 if self.deferred else None,
-        ):
-            if each is not None and (due_ms is None or each < due_ms):
-                due_ms = each
+        if self.deferred or self._has_events:
+            due_ms = 0
+        else:
+            connection_due_ms = self._connection.next_deadline_ms()
+            for each in (self._core_due_ms, connection_due_ms, self._reconnect_due_ms):
+                if each is not None and (due_ms is None or each < due_ms):
+                    due_ms = each
         self._sleeping_until_ms = due_ms
         return due_ms
 
@@ -176,7 +181,7 @@ class Line:
         for event in self._connection.read(now):
             match event:
                 case mqtt.MessageReceived():
-                    has_news = True
+                    self._has_corked = has_news = True
                     self.handle(event, now)
                 case mqtt.SubscribeDone():
                     self._on_subscribed(event, now)

@@ -19,21 +19,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from forage.batch import BatchCalls
-from forage.calls import Burst, TaskCalls, refusal
+from forage.calls import Burst, TaskCalls
 from forage.core.client import ClientCore
-from forage.core.commands import (
-    AnswerReceived,
-    Command,
-    ControllerMissing,
-    NoteAttempts,
-    NoteProgress,
-    NoteStarted,
-    ProtocolRefused,
-    RefuseTask,
-    ReplicasEnded,
-    ResolveCalls,
-    Welcomed,
-)
 from forage.core.events import (
     AttachAsked,
     CallsCancelled,
@@ -43,15 +30,15 @@ from forage.core.events import (
     Event,
     TaskOpened,
 )
-from forage.errors import ForageError, NotConnected, VersionMismatch
+from forage.errors import ForageError, NotConnected
 from forage.functions import Target
-from forage.future import LOCK, Future, run_callbacks
+from forage.future import Future, run_callbacks
 from forage.shell import callbacks
 from forage.shell.bursts import BURST_BYTES_MAX, BURST_MS, Bursts
+from forage.shell.delivery import Delivery
 from forage.shell.line import Line, base32, now_ms
 from forage.shell.queries import Queries
 from forage_wire.address import BrokerAddress
-from forage_wire.io import Note
 from forage_wire.limits import CALLS_PER_SUBMIT_TASK_MAX
 from forage_wire.messages import Options
 from forage_wire.ranges import Ranges
@@ -68,8 +55,6 @@ UNACKNOWLEDGED_BYTES_MAX = 64 * 1024 * 1024
 """`submit` waits while more than this is not committed by the controller."""
 GOODBYE_S = 1.0
 """How long the end of a connection waits for what is still to be seen."""
-
-_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 class Network:
@@ -100,6 +85,8 @@ class Network:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         """Notified when anything happened that somebody may wait for."""
+        self._waiting_count = 0
+        """How many do."""
         self._line = Line(address, core, welcome_s=welcome_s, tls_ca_file=tls_ca_file)
         self._tasks: dict[str, TaskCalls] = {}
         self._task_count = 0
@@ -110,10 +97,14 @@ class Network:
         """No more submissions."""
         self._is_leaving = False
         """Do not wait for open calls."""
+        self._is_over = False
+        """The network thread has nothing left to do."""
         self._has_ended = False
         self._is_voting: Callable[[], bool] = bool
         """Whether this is the thread that votes on calls with replicas."""
+        self._delivery = Delivery(self._tasks, self.queries, self._line, self._lock)
         self._thread = threading.Thread(target=self._run, name="forage-network", daemon=True)
+        self._thread_id = 0
 
     # -- beginning and end --------------------------------------------------------------------
 
@@ -127,7 +118,7 @@ class Network:
                 self._line.dial(now_ms())
                 self._thread.start()
                 while not self._line.was_welcomed and self._line.error is None:
-                    self._changed.wait()
+                    self._wait_for_change()
             if self._line.error is not None:
                 raise self._line.error
         except BaseException:
@@ -186,7 +177,7 @@ class Network:
             self._line.finish_batch(now_ms())
             while self._core.unacknowledged_pages and not self._has_ended:
                 left_s = deadline - time.monotonic()
-                if left_s <= 0 or not self._changed.wait(left_s):
+                if left_s <= 0 or not self._wait_for_change(left_s):
                     break
             found = [
                 (calls, calls.is_sealed and self._core.is_handed_over(calls.id))
@@ -208,8 +199,9 @@ class Network:
 
     def check_may_wait(self) -> None:
         """Raises RuntimeError where waiting for a call would last for ever."""
-        self.check_process()
-        if threading.current_thread() is self._thread:
+        if self.is_forked:
+            self.check_process()
+        if threading.get_ident() == self._thread_id:
             raise RuntimeError(
                 "A result's class waits for a call while it is unpickled: it would wait for ever."
             )
@@ -230,60 +222,75 @@ class Network:
         """One call, merged with others of the same function and options (one object)."""
         if self.is_forked or self._is_closed:
             self.check_open()
-        core = self._core
+        # Options by identity: hashing them would cost as much as all the rest here.
+        key: tuple[object, ...] = (target.function, id(options))
+        if agree is not None:
+            key = (target.function, id(options), id(agree))
+        bursts = self._bursts
         with self._lock:
-            if core.unacknowledged_bytes > UNACKNOWLEDGED_BYTES_MAX:
+            burst = bursts.get(key)
+            if burst is None and self._core.unacknowledged_bytes > UNACKNOWLEDGED_BYTES_MAX:
                 self._wait_for_room()
+                burst = bursts.get(key)
             if self._is_closed:
                 self.check_open()
-            # Options by identity: hashing them would cost as much as all the rest here.
-            key: tuple[object, ...] = (target.function, id(options))
-            if agree is not None:
-                key = (target.function, id(options), id(agree))
-            bursts = self._bursts
-            burst = bursts.get(key)
-            is_due = False
             if burst is None:
-                burst = bursts[key] = self._open_burst(target, options, agree)
-                # Later it is the network thread that finds out that nothing is under way any more.
-                is_due = core.is_idle
-                if not is_due:
-                    self._line.wake_before(burst.due_ms)
+                now = now_ms()
+                burst = self._open_burst(target, options, agree, now)
+                if self._core.is_idle:
+                    # Later it is the network thread that finds out that nothing is under way.
+                    future = burst.add(body)
+                    self._send_burst(burst, now)
+                    self._line.finish_batch(now)
+                    return future
+                bursts[key] = burst
+                self._line.wake_before(burst.due_ms)
             future = burst.add(body)
-            if (
-                is_due
-                or burst.count >= CALLS_PER_SUBMIT_TASK_MAX
-                or burst.body_bytes > BURST_BYTES_MAX
-            ):
+            if burst.count >= CALLS_PER_SUBMIT_TASK_MAX or burst.body_bytes > BURST_BYTES_MAX:
                 del bursts[key]
                 now = now_ms()
                 self._send_burst(burst, now)
                 self._line.finish_batch(now)
         return future
 
-    def open_batch(self, target: Target, options: Options, agree: "Agree | None") -> BatchCalls:
-        """A task of many calls; they follow with `extend_batch`."""
-        self.check_open()
+    def open_batch(
+        self,
+        target: Target,
+        options: Options,
+        agree: "Agree | None",
+        bodies: list[bytes],
+        *,
+        last: bool,
+    ) -> BatchCalls:
+        """A task of many calls: these, and unless they are the last, more with `extend_batch`."""
         with self._lock:
+            if self.is_forked or self._is_closed:
+                self.check_open()
             calls = BatchCalls(self, self._draw_task(), target.label)
             self._open_task(calls, target, options, agree)
-            return calls
+            self._extend(calls, bodies, last)
+        return calls
 
     def extend_batch(self, calls: BatchCalls, bodies: list[bytes], *, last: bool) -> None:
-        """The next calls of a batch: at least one, unless it has none at all."""
+        """The next calls of a batch: at least one."""
         self.check_process()
         with self._lock:
+            self._extend(calls, bodies, last)
+
+    def _extend(self, calls: BatchCalls, bodies: list[bytes], last: bool) -> None:
+        if self._core.unacknowledged_bytes > UNACKNOWLEDGED_BYTES_MAX:
             self._wait_for_room()
-            if self._has_ended:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            now = now_ms()
-            first = calls.count
-            calls.extend(len(bodies))
-            if bodies:
-                event = CallsSubmitted(task=calls.id, first=first, calls=tuple(bodies), last=last)
-                self._line.handle(event, now)
-            calls.is_sealed = last
-            self._line.finish_batch(now)
+        if self._has_ended:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        now = now_ms()
+        first = calls.count
+        calls.extend(len(bodies))
+        if bodies:
+            event = CallsSubmitted(task=calls.id, first=first, calls=tuple(bodies), last=last)
+            self._line.handle(event, now)
+        calls.is_sealed = last
+        self._line.finish_batch(now)
+        if calls.is_complete:
             self._drop_complete(calls)
 
     def cancel(self, calls: TaskCalls, ranges: Ranges, force: bool) -> None:
@@ -302,7 +309,8 @@ class Network:
             now = now_ms()
             self._line.handle(event, now)
             self._line.finish_batch(now)
-            self._drop_complete(calls)
+            if calls.is_complete:
+                self._drop_complete(calls)
 
     def cancel_within(self, calls: TaskCalls, low: int, high: int, force: bool) -> Ranges:
         """Cancel what is pending of [low, high) of a task; with `force` also what runs."""
@@ -328,7 +336,8 @@ class Network:
                 for future in finished:
                     run_callbacks(future, future._extra)
                 with self._lock:
-                    self._drop_complete(calls)
+                    if calls.is_complete:
+                        self._drop_complete(calls)
 
     def _open_tasks(self) -> list[TaskCalls]:
         with self._lock:
@@ -360,7 +369,8 @@ class Network:
                 event = CallsSubmitted(task=calls.id, first=first, calls=tuple(bodies), last=True)
                 self._line.handle(event, now)
             self._line.finish_batch(now)
-            self._drop_complete(calls)
+            if calls.is_complete:
+                self._drop_complete(calls)
 
     def attach(self, info: "TaskInfo") -> BatchCalls:
         """The outcomes of another client's task, or of one of ours that is open."""
@@ -387,7 +397,8 @@ class Network:
             event = AttachAsked(task=task, calls=count, replicas=info.replicas, blocks=blocks)
             self._line.handle(event, now)
             self._line.finish_batch(now)
-            self._drop_complete(calls)
+            if calls.is_complete:
+                self._drop_complete(calls)
         return calls
 
     def find(self, task: str) -> TaskCalls | None:
@@ -405,8 +416,10 @@ class Network:
             self._line.handle(event, now)
             self._line.finish_batch(now)
 
-    def _open_burst(self, target: Target, options: Options, agree: "Agree | None") -> Burst:
-        burst = Burst(self, self._draw_task(), target.label, options, now_ms() + BURST_MS)
+    def _open_burst(
+        self, target: Target, options: Options, agree: "Agree | None", now: int
+    ) -> Burst:
+        burst = Burst(self, self._draw_task(), target.label, options, now + BURST_MS)
         self._open_task(burst, target, options, agree)
         return burst
 
@@ -430,7 +443,8 @@ class Network:
             code=target.code,
             options=options,
         )
-        self._line.handle(event, 0)
+        # Nothing comes of it before its first calls.
+        self._core.handle(event, 0)
 
     def _hold_votes(
         self, calls: TaskCalls, options: "Options | TaskInfo", agree: "Agree | None"
@@ -451,11 +465,11 @@ class Network:
         self._line.handle(
             CallsSubmitted(task=burst.id, first=0, calls=tuple(bodies), last=True), now
         )
-        self._drop_complete(burst)
+        if burst.ended >= burst.count:
+            # All of them were cancelled before they went.
+            self._drop_complete(burst)
 
     def _send_bursts(self, now: int, *, few: bool = True, many: bool = True) -> bool:
-        if not self._bursts:
-            return False
         taken = self._bursts.take(now, few=few, many=many)
         for burst in taken:
             self._send_burst(burst, now)
@@ -468,20 +482,32 @@ class Network:
             and not self._has_ended
             and threading.current_thread() is not self._thread
         ):
-            self._changed.wait()
+            self._wait_for_change()
+
+    def _wait_for_change(self, timeout_s: float | None = None) -> bool:
+        """Wait for `_changed`, without the lock; whether it was in time."""
+        self._waiting_count += 1
+        try:
+            return self._changed.wait(timeout_s)
+        finally:
+            self._waiting_count -= 1
 
     def _drop_complete(self, calls: TaskCalls) -> None:
-        if calls.is_complete and self._tasks.pop(calls.id, None) is not None:
-            self._changed.notify_all()
+        if self._tasks.pop(calls.id, None) is not None:
             if self._is_closed and not self._tasks:
                 self._line.wake()
+            if self._waiting_count:
+                self._changed.notify_all()
 
     # -- the network thread -----------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._thread_id = threading.get_ident()
         try:
-            while self._turn():
-                pass
+            with self._lock:
+                due = self._end_turn(now_ms())
+            while not self._is_over:
+                due = self._turn(due)
             self._say_goodbye()
         except BaseException as error:
             logger.exception("the client's network thread fails")
@@ -492,13 +518,9 @@ class Network:
                 self._line.close()
                 self._changed.notify_all()
 
-    def _turn(self) -> bool:
-        """Wait for something, and see to all of it; False when there is nothing left to do."""
+    def _turn(self, due: int | None) -> int | None:
+        """Wait for something, but not beyond `due`, and see to all of it; the next turn's `due`."""
         line = self._line
-        with self._lock:
-            if self._is_closed and (not self._tasks or self._is_leaving):
-                return False
-            due = line.fall_asleep(self._next_due_ms())
         line.sleep(due)
         while self._unwanted:
             calls = self._unwanted.popleft()
@@ -506,82 +528,36 @@ class Network:
         with self._lock:
             now = now_ms()
             has_news = line.read(now)
-            is_idle = self._core.is_idle
-            sent = self._send_bursts(now, few=has_news or is_idle, many=is_idle)
-            line.end_batch(now)
-            deferred, line.deferred = line.deferred, []
-            if not deferred or sent:
-                # The fleet is not to wait for new calls while futures resolve here.
-                line.flush(now)
+            has_sent = False
+            if self._bursts:
+                is_idle = self._core.is_idle
+                has_sent = self._send_bursts(now, few=has_news or is_idle, many=is_idle)
+            deferred = line.deferred
             if not deferred:
-                self._changed.notify_all()
-        if deferred:
-            complete = self._deliver(deferred)
-            with self._lock:
+                return self._end_turn(now)
+            line.deferred = []
+            if has_sent:
+                # The fleet is not to wait for new calls while futures resolve here.
+                line.end_batch(now)
                 line.flush(now)
-                for calls in complete:
+        # First who waits, then the core's books and what is to be said.
+        touched = self._delivery.carry_out(deferred)
+        with self._lock:
+            for calls in touched:
+                if calls.is_complete:
                     self._drop_complete(calls)
-                self._changed.notify_all()
-        return True
+            return self._end_turn(now)
 
-    def _next_due_ms(self) -> int | None:
-        if self._unwanted:
-            return 0
-        return self._bursts.due_ms()
-
-    # -- what the core orders, outside of the lock ------------------------------------------------
-
-    def _deliver(self, commands: list[Command]) -> list[TaskCalls]:
-        """Carry out what is not for the broker; the tasks that are complete now."""
-        touched: dict[str, TaskCalls] = {}
-        for command in commands:
-            match command:
-                case ResolveCalls():
-                    calls = self._tasks.get(command.task)
-                    if calls is not None:
-                        touched[command.task] = calls
-                        finished = calls.resolve(command)
-                        if finished:
-                            callbacks.callback_thread.run(finished)
-                case ReplicasEnded():
-                    calls = self._tasks.get(command.task)
-                    if calls is not None and calls.votes is not None:
-                        calls.votes.take(self, command)
-                case NoteStarted():
-                    with LOCK:
-                        for task, index in command.rows:
-                            calls = self._tasks.get(task)
-                            if calls is not None:
-                                calls.note_started(index, command.device)
-                case NoteProgress():
-                    calls = self._tasks.get(command.said.task)
-                    if calls is not None:
-                        calls.note_progress(command.said)
-                case NoteAttempts():
-                    calls = self._tasks.get(command.task)
-                    if calls is not None:
-                        calls.note_attempts(command)
-                case RefuseTask():
-                    calls = self._tasks.get(command.task)
-                    if calls is not None:
-                        touched[command.task] = calls
-                        callbacks.callback_thread.run(calls.fail(command.ranges, refusal(command)))
-                case AnswerReceived():
-                    self.queries.answered(command)
-                case Welcomed():
-                    self._line.was_welcomed = True
-                case ControllerMissing():
-                    with self._lock:
-                        text = f"{command.text} (The broker is {self.address}.)"
-                        self._line.fail(NotConnected(text))
-                    logger.warning("%s", command.text)
-                case ProtocolRefused():
-                    with self._lock:
-                        self._line.fail(VersionMismatch(command.text))
-                    logger.error("%s", command.text)
-                case Note():
-                    logger.log(_LEVELS.get(command.level, 20), "%s", command.text)
-        return [calls for calls in touched.values() if calls.is_complete]
+    def _end_turn(self, now: int) -> int | None:
+        """What is left to do when all is read and told; when the next turn is due."""
+        line = self._line
+        line.end_batch(now)
+        line.flush(now)
+        if self._waiting_count:
+            self._changed.notify_all()
+        self._is_over = self._is_closed and (not self._tasks or self._is_leaving)
+        due = self._bursts.due_ms() if self._bursts else None
+        return line.fall_asleep(0 if self._unwanted else due)
 
     def _say_goodbye(self) -> None:
         """Let the controller know what is collected, and that we are gone."""

@@ -31,7 +31,7 @@ class BoundedQueues(Oracle):
             elif isinstance(process, ControllerProcess):
                 self._look_at_controller(process)
             elif isinstance(process, ClientProcess):
-                link = process.core()._sending._link
+                link = process.core()._sending.link
                 self._limit(process, "messages sent and not seen", _unseen(link), CLIENT_WINDOW)
 
     def _look_at_device(self, process: DeviceProcess) -> None:
