@@ -215,7 +215,9 @@ def test_a_second_one_on_the_same_broker_gives_way(
     assert second.out.all() == [], "it was never ready"
     late = watcher(owner, broker)
     owner.until(lambda: states(late)[-1:] == ["active"])
-    assert name == "main" or states(late, name) == ["offline"]
+    if name != "main":
+        # (What is retained comes in no order, and not all of it at once.)
+        owner.until(lambda: states(late, name) == ["offline"])
     assert first.stop() == 0
 
 
