@@ -542,6 +542,23 @@ def test_a_call_does_not_wait_for_what_a_worker_has_of_another_function(busy: Ha
     assert busy.given()[0] == (0, number(1), 3, 53), "and what was given back is next"
 
 
+def test_a_call_of_another_client_does_not_wait_for_what_a_worker_has(busy: Harness) -> None:
+    task = "abcdefghijklm-1"
+    busy.assign(assignment(9, client="abcdefghijklm", task=task))
+    assert busy.taken(TakeBack) == [TakeBack(slot=0)]
+    busy.put(WorkerReturned(slot=0, assignment=number(1), index=0))
+    [run] = busy.taken(RunCalls)
+    assert [(one.assignment, one.low, one.is_awaited) for one in run.chunks[:2]] == [
+        (number(9), 0, True),
+        (number(1), 1, False),
+    ], "the function is the same, and known to be short"
+    busy.finish(1, 0, run_us=1_000)
+    busy.forget_said()
+    busy.finish(9, 0, run_us=1_000)
+    told = [one.task for message in busy.messages(Outcomes) for one in message.sets]
+    assert task in told, "at once"
+
+
 def test_a_call_known_to_be_short_runs_next_and_the_rest_goes_behind_it(busy: Harness) -> None:
     newcomer(busy, 8)
     busy.put(WorkerReturned(slot=0))

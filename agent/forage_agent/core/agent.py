@@ -523,12 +523,12 @@ class AgentCore:
     def _settle(self) -> bool:
         """Let go of what has ended or was acknowledged; True where somebody may wait for just that.
 
-        It was then the last of its function that is here.
+        It was then the last of its stream that is here.
         """
         is_awaited = False
         for part in self._settling.values():
             if part.has_ended:
-                is_awaited = is_awaited or not self._pool.has_more_of(part.function)
+                is_awaited = is_awaited or not self._pool.has_more_of(part.stream)
                 self._through(part)
                 if not part.pieces:
                     self._holdings.remove(part)

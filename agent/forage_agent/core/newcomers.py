@@ -1,7 +1,7 @@
-"""Functions that have come to wait while every worker has its hands full of others' calls.
+"""Streams that have come to wait while every worker has its hands full of others' calls.
 
 A worker is given work for some time ahead, so that it need not wait for us. A call of another
-function is not to wait for all of that: a worker gives back what it has not begun, the newcomer
+stream is not to wait for all of that: a worker gives back what it has not begun, the newcomer
 goes first, and the rest goes behind it. Newcomers whose calls are known to be long wait for their
 turn: they would gain little. After each time the others have at least as long for themselves
 as the newcomer takes, so that a stream of newcomers takes no more than half.
@@ -10,7 +10,7 @@ as the newcomer takes, so that a stream of newcomers takes no more than half.
 from collections.abc import Callable
 
 from forage_agent.core.settings import MAKE_ROOM_EVERY_MS, NEWCOMER_WAIT_US, SHORT_US
-from forage_agent.core.slices import Slice
+from forage_agent.core.slices import Slice, Stream
 from forage_agent.core.slots import Worker
 
 __all__ = ["Newcomers"]
@@ -20,8 +20,8 @@ class Newcomers:
     """Who waits for room, and the worker that makes it."""
 
     def __init__(self) -> None:
-        self.waiting: dict[bytes, Slice] = {}
-        """By function: the slice that came first."""
+        self.waiting: dict[Stream, Slice] = {}
+        """By stream: the slice that came first."""
         self.giver: int | None = None
         """The slot whose worker has been asked to give back."""
         self._not_before_ms = 0
@@ -51,8 +51,8 @@ class Newcomers:
             return None
         work_us = 0
         is_any = False
-        for function, part in self.waiting.items():
-            each_us = mean_us(function) or 0
+        for part in self.waiting.values():
+            each_us = mean_us(part.function) or 0
             is_first = part.is_runnable and part.header.options.priority == priority
             if is_first and each_us <= SHORT_US:
                 is_any = True

@@ -3,7 +3,7 @@
 A worker is given little at a time, about `WORKER_WORK_US` of measured work, so that nearly all
 that has not begun is here, where it can be trimmed, cancelled and reordered without asking
 anybody. What it was given and has not begun is taken back when the call before it is slow, and when
-calls of another function come (`newcomers`).
+calls of another stream come (`newcomers`).
 
 When a worker dies, exactly one call is to blame: the one it was in. All others go on in a fresh
 worker, without the controller's help.
@@ -47,7 +47,7 @@ from forage_agent.core.settings import (
     WORKER_WORK_US,
     NamedFunction,
 )
-from forage_agent.core.slices import Piece, RunTimes, Slice
+from forage_agent.core.slices import Piece, RunTimes, Slice, Stream
 from forage_agent.core.slots import Given, Worker, is_cancelled, is_forgotten
 from forage_wire.errors import DecodeError
 from forage_wire.io import Note
@@ -130,10 +130,10 @@ class Pool:
 
     def offer(self, part: Slice) -> None:
         """A slice is here, or something that it waited for is."""
-        is_new = part.is_runnable and not self.has_more_of(part.function)
+        is_new = part.is_runnable and not self.has_more_of(part.stream)
         self._queue.update(part)
         if is_new:
-            self._newcomers.waiting[part.function] = part
+            self._newcomers.waiting[part.stream] = part
             self._queue.goes_first(part)
 
     def trim(self, part: Slice, wished: int) -> int:
@@ -355,13 +355,13 @@ class Pool:
         )
         self._ended(part, piece)
 
-    def has_more_of(self, function: bytes) -> bool:
-        """Whether calls of a function wait or run here."""
+    def has_more_of(self, stream: Stream) -> bool:
+        """Whether calls of a stream wait or run here."""
         for worker in self._workers:
             for given in worker.given:
-                if given.part.function == function:
+                if given.part.stream == stream:
                     return True
-        return self._queue.calls > 0 and self._queue.has(function)
+        return self._queue.calls > 0 and self._queue.has(stream)
 
     @property
     def runs_short_calls(self) -> bool:
@@ -400,7 +400,7 @@ class Pool:
         return commands
 
     def _make_room(self, now_ms: int, commands: list[Command]) -> None:
-        """See to it that calls of a function with nothing running do not wait for all others."""
+        """See to it that calls of a stream with nothing running do not wait for all others."""
         giver = self._newcomers.choose(
             self._workers, self._queue.priority, self._times.mean_us, self._expected_us, now_ms
         )
@@ -522,7 +522,7 @@ class Pool:
             return None
         self._queue.update(part)
         self._queue.had_turn(part)
-        self._newcomers.waiting.pop(part.function, None)
+        self._newcomers.waiting.pop(part.stream, None)
         last = worker.given[-1] if worker.given else None
         if last is not None and last.part is part and last.high == low:
             last.high = high
@@ -536,7 +536,7 @@ class Pool:
             function=part.function,
             client_python=part.header.python,
             calls=calls,
-            is_awaited=not self._queue.has(part.function),
+            is_awaited=not self._queue.has(part.stream),
             checkpoints=part.checkpoints_of(low, high) if part.checkpoints else (),
         )
 

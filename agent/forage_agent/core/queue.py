@@ -1,6 +1,6 @@
-"""What waits on the device: slices with calls to run, by priority, functions taking turns."""
+"""What waits on the device: slices with calls to run, by priority, streams taking turns."""
 
-from forage_agent.core.slices import Slice
+from forage_agent.core.slices import Slice, Stream
 
 __all__ = ["SliceQueue"]
 
@@ -12,8 +12,8 @@ class SliceQueue:
         self.calls = 0
         """Calls in all slices of the queue."""
         self._calls: dict[int, int] = {}
-        self._levels: dict[int, dict[bytes, dict[int, Slice]]] = {}
-        """Priority -> function -> its slices; of each the first is next."""
+        self._levels: dict[int, dict[Stream, dict[int, Slice]]] = {}
+        """Priority -> stream -> its slices; of each the first is next."""
         self._order: list[int] = []
 
     @property
@@ -21,9 +21,9 @@ class SliceQueue:
         """The highest that waits; the queue must not be empty."""
         return self._order[0]
 
-    def has(self, function: bytes) -> bool:
-        """Whether calls of a function wait."""
-        return any(function in level for level in self._levels.values())
+    def has(self, stream: Stream) -> bool:
+        """Whether calls of a stream wait."""
+        return any(stream in level for level in self._levels.values())
 
     def update(self, part: Slice, *, first: bool = False) -> None:
         """Let the queue know what a slice has to run now, after any change of it.
@@ -49,9 +49,9 @@ class SliceQueue:
         if level is None:
             level = self._levels[priority] = {}
             self._order = sorted(self._levels, reverse=True)
-        slices = level.setdefault(part.function, {})
+        slices = level.setdefault(part.stream, {})
         if first:
-            self._levels[priority] = {part.function: slices, **level}
+            self._levels[priority] = {part.stream: slices, **level}
             others = dict(slices)
             slices.clear()
             slices[part.assignment] = part
@@ -62,10 +62,10 @@ class SliceQueue:
     def _remove(self, part: Slice) -> None:
         priority = part.header.options.priority
         level = self._levels[priority]
-        slices = level[part.function]
+        slices = level[part.stream]
         del slices[part.assignment]
         if not slices:
-            del level[part.function]
+            del level[part.stream]
         if not level:
             del self._levels[priority]
             self._order.remove(priority)
@@ -73,7 +73,7 @@ class SliceQueue:
     def pick(self, *begun: Slice) -> Slice:
         """The slice that a worker takes from next, out of a queue that has calls.
 
-        Of the highest priority, and of the function whose turn it is (one call does not wait for
+        Of the highest priority, and of the stream whose turn it is (one call does not wait for
         all of another's thousand): a slice that the worker is in already (of those in `begun`),
         else the first that no worker is in, else the first.
         """
@@ -88,15 +88,15 @@ class SliceQueue:
         return next(iter(slices.values()))
 
     def had_turn(self, part: Slice) -> None:
-        """Calls of a slice went to a worker: other functions of its priority are next."""
+        """Calls of a slice went to a worker: other streams of its priority are next."""
         level = self._levels.get(part.header.options.priority, {})
-        if len(level) > 1 and part.function in level:
-            level[part.function] = level.pop(part.function)
+        if len(level) > 1 and part.stream in level:
+            level[part.stream] = level.pop(part.stream)
 
     def goes_first(self, part: Slice) -> None:
-        """A slice's function is next of all of its priority, where it waits at all."""
+        """A slice's stream is next of all of its priority, where it waits at all."""
         priority = part.header.options.priority
         level = self._levels.get(priority, {})
-        if len(level) > 1 and part.function in level:
-            slices = level.pop(part.function)
-            self._levels[priority] = {part.function: slices, **level}
+        if len(level) > 1 and part.stream in level:
+            slices = level.pop(part.stream)
+            self._levels[priority] = {part.stream: slices, **level}

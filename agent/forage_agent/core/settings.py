@@ -55,7 +55,7 @@ outcomes, and than a loaded machine keeps us from running."""
 SHORT_US = 5_000
 """Longer calls are given to a worker one at a time, and go before nobody else's."""
 NEWCOMER_WAIT_US = 3_000
-"""Calls of a function with nothing running wait for so much of others' work; for more than that
+"""Calls of a stream with nothing running wait for so much of others' work; for more than that
 some worker gives back what it has not begun."""
 MAKE_ROOM_EVERY_MS = 10
 """... and at most so often, and the less often the longer the newcomers take."""

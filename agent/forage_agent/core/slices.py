@@ -9,7 +9,10 @@ from forage_wire.limits import DEATHS_MAX
 from forage_wire.messages import Assignment, Header
 from forage_wire.ranges import RangeSet
 
-__all__ = ["Piece", "RunTimes", "Slice", "assigned_bytes", "function_key"]
+__all__ = ["Piece", "RunTimes", "Slice", "Stream", "assigned_bytes", "function_key"]
+
+Stream = tuple[str, str, bytes]
+"""The calls of one function of one client: (user, client, function)."""
 
 
 def function_key(header: Header) -> bytes:
@@ -58,6 +61,8 @@ class Slice:
     announce: bool
     """To be announced before anything of it starts."""
     function: bytes
+    stream: Stream
+    """Streams take turns, lest one client's call wait for another's million."""
     todo: RangeSet
     """Neither with a worker nor ended."""
     given: int = 0
@@ -90,6 +95,7 @@ class Slice:
     def of(cls, assignment: Assignment, header: Header) -> "Slice":
         """A slice of which nothing has begun."""
         checkpoint = assignment.checkpoint
+        function = function_key(header)
         return cls(
             assignment=assignment.assignment,
             header=header,
@@ -102,7 +108,8 @@ class Slice:
             tag=assignment.tag,
             calls=assignment.calls,
             announce=assignment.announce,
-            function=function_key(header),
+            function=function,
+            stream=(header.user, header.client, function),
             has_lease=not header.options.exclusive,
             todo=RangeSet([(assignment.low, assignment.high)]),
             given_bytes=assigned_bytes(assignment),

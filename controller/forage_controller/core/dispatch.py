@@ -2,7 +2,7 @@
 
 Windows are of measured work: a slot has about 80 ms outstanding, in slices that start at one
 call and double to about 40 ms, a share of the function's backlog so that all slots are busy
-to the end. Nobody waits for all of that: a device lets another function's call go first.
+to the end. Nobody waits for all of that: a device lets a call of another client or function go first.
 """
 
 import heapq

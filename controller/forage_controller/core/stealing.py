@@ -155,8 +155,8 @@ class Stealing:
         """What of a device's work surely waits: a slice of it, or half of a running tail.
 
         As many as there are more than slots. The newest are likely not to have begun, but a device
-        lets functions take turns: those that are known to run are passed over. Of a dangerous call
-        (`announce`) that is not known: its start is said before it begins.
+        lets clients and functions take turns: those that are known to run are passed over. Of a
+        dangerous call (`announce`) that is not known: its start is said before it begins.
         """
         if device.link is None or not device.link.has_room:
             return None
