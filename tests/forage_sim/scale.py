@@ -4,6 +4,9 @@
 prints the time that the controller's core took, for each call and for each assignment, in one
 process, so that the rows can be compared. Workers answer a whole chunk at a time, and no
 oracle looks on: what is measured is one core.
+
+Time grows with what the processor's caches no longer hold, too; `--count` counts the functions of
+ours that are called instead, which are the same on every machine.
 """
 
 import argparse
@@ -36,7 +39,7 @@ from forage_wire.messages import Options
 __all__ = ["CELLS", "Figures", "ScaleWorld", "main", "measure"]
 
 CALL_US = 1_000
-"""What each call runs: a slice of 10 ms holds ten of them, once they are measured."""
+"""What each call runs: a slice of 40 ms holds forty of them, once they are measured."""
 CALLS_PER_TASK = 100_000
 SUBMIT_AT_MS = 3_000
 """When devices have come and been asked for their inventories."""
@@ -57,6 +60,8 @@ class Figures:
     calls: int
     core_us: float = 0.0
     """Time in the controller's core from the submission until all was collected."""
+    functions: int = 0
+    """Functions called in it meanwhile, where they are counted."""
     assignments: int = 0
     simulated_ms: int = 0
     wall_s: float = 0.0
@@ -139,7 +144,10 @@ class _Meter:
     machine must have a processor for it alone.
     """
 
+    counts: bool = False
+    """Whether functions are counted, which makes the time worthless."""
     core_ns: int = 0
+    functions: int = 0
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def metered(*arguments: Any) -> Any:
@@ -149,7 +157,17 @@ class _Meter:
             finally:
                 self.core_ns += time.perf_counter_ns() - began
 
-        return metered
+        def counted(*arguments: Any) -> Any:
+            sys.setprofile(self._on_call)
+            try:
+                return function(*arguments)
+            finally:
+                sys.setprofile(None)
+
+        return counted if self.counts else metered
+
+    def _on_call(self, _frame: object, event: str, _argument: object) -> None:
+        self.functions += event == "call"
 
 
 class ScaleWorld(World):
@@ -185,11 +203,11 @@ class ScaleWorld(World):
         return _QuickWorkers(process)
 
 
-def measure(devices: int, calls: int, seed: int = 0) -> Figures:
+def measure(devices: int, calls: int, seed: int = 0, *, counts: bool = False) -> Figures:
     """Run one world to its end."""
     began = time.monotonic()
     world = ScaleWorld(devices, calls, seed)
-    meter = _Meter()
+    meter = _Meter(counts=counts)
     world.controller.start()
     process = world.controller.process
     assert isinstance(process, ControllerProcess)
@@ -201,12 +219,13 @@ def measure(devices: int, calls: int, seed: int = 0) -> Figures:
     figures = Figures(devices=devices, calls=calls, starting_us=meter.core_ns / 1_000)
     gc.collect()
     gc.freeze()
-    meter.core_ns = 0
+    meter.core_ns = meter.functions = 0
     while world.client.resolved < calls or core.ledger.tasks:
         world.clock.run_until(world.clock.now_ms + STEP_MS)
         if world.clock.now_ms > 3_600_000:
             raise AssertionError(f"{world.client.resolved} of {calls} after an hour")
     figures.core_us = meter.core_ns / 1_000
+    figures.functions = meter.functions
     figures.assignments = core.assignments.next_number & (2**40 - 1)
     figures.simulated_ms = world.clock.now_ms - SUBMIT_AT_MS
     figures.events = world.clock.steps
@@ -219,17 +238,38 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="forage_sim.scale", description=__doc__)
     parser.add_argument("--devices", type=int, nargs="*", help="only these numbers of devices")
     parser.add_argument("--calls", type=int, nargs="*", help="only these numbers of calls")
+    parser.add_argument("--count", action="store_true", help="functions called instead of time")
     options = parser.parse_args()
+    cells = [
+        (devices, calls)
+        for devices, calls in CELLS
+        if devices in (options.devices or (devices,)) and calls in (options.calls or (calls,))
+    ]
+    if options.count:
+        _print_counts(cells)
+    else:
+        _print_times(cells)
+    return 0
+
+
+def _print_counts(cells: list[tuple[int, int]]) -> None:
+    print(f"{'devices':>8} {'calls':>9} {'functions/call':>15} {'functions/assignment':>21}")
+    for devices, calls in cells:
+        found = measure(devices, calls, counts=True)
+        print(
+            f"{devices:>8} {calls:>9} {found.functions / calls:>15.1f} "
+            f"{found.functions / found.assignments:>21.0f}",
+            flush=True,
+        )
+
+
+def _print_times(cells: list[tuple[int, int]]) -> None:
     print(
         f"{'devices':>8} {'calls':>9} {'us/call':>8} {'us/assignment':>14} {'calls each':>10} "
         f"{'simulated s':>11} {'events/s':>9} {'wall s':>7} {'call':>6} {'assignment':>10}"
     )
     first: Figures | None = None
-    for devices, calls in CELLS:
-        if options.devices and devices not in options.devices:
-            continue
-        if options.calls and calls not in options.calls:
-            continue
+    for devices, calls in cells:
         found = measure(devices, calls)
         first = first or found
         print(
@@ -240,7 +280,6 @@ def main() -> int:
             f"{found.assignment_us / first.assignment_us:>10.2f}",
             flush=True,
         )
-    return 0
 
 
 if __name__ == "__main__":
