@@ -1,12 +1,14 @@
 """The controller's core: what a device says it holds, against what is on the books."""
 
+import cbor2
 import pytest
 
-from core.desk import TOPICS, Desk, FakeDevice
+from core.desk import TOPICS, Desk, FakeClient, FakeDevice
 from core.test_controller_restart import TASK, _assignment, _state
 from forage_controller.core.operations import SaveAssignment, TrimAssignment
 from forage_wire.messages import (
     Assign,
+    Assignment,
     Cancel,
     CancelAssigned,
     Forget,
@@ -322,6 +324,71 @@ def test_a_call_behind_one_that_runs_on_for_nobody_is_given_to_a_free_device() -
     # With its outcome the stray is no more.
     pi1.finish(stray)
     assert desk.core.fleet.devices["pi1"].strays == {}
+
+
+def stray_of(calls: int) -> tuple[Desk, FakeDevice, FakeDevice, FakeClient, Assignment]:
+    """A device that runs on what another one has been given since."""
+    desk = Desk(detect_ms=3_600_000).begin()
+    pi1 = desk.device("pi1")
+    client = desk.client()
+    task = client.submit(calls)
+    stray = pi1.assignments.pop(0)
+    while stray.high - stray.low < min(calls, 4):
+        pi1.finish(stray)
+        stray = pi1.assignments.pop(0)
+    pi1.say("lost")
+    pi2 = desk.device("pi2")
+    assert pi2.assignments
+    pi1.answers = False
+    pi1.say("online")
+    pi1.inventory((stray.assignment, task, stray.low, stray.high, "running"))
+    desk.run()
+    assert desk.core.fleet.devices["pi1"].strays == {stray.assignment: task}
+    return desk, pi1, pi2, client, stray
+
+
+def takes_calls_that_run_once(desk: Desk, device: FakeDevice, client: FakeClient) -> bool:
+    """Whether a device is thought to be free."""
+    for other in desk.devices.values():
+        if other is not device:
+            other.say("draining")
+    device.assignments.clear()
+    client.submit(1, at_most_once=True)
+    return bool(device.assignments)
+
+
+def test_a_stray_of_a_task_that_is_over_leaves_its_slot_free_when_it_ends() -> None:
+    desk, pi1, pi2, client, stray = stray_of(1)
+    pi2.finish(pi2.assignments.pop())
+    client.collect(cbor2.loads(stray.header)["t"], (0, 1))
+    assert not desk.core.ledger.tasks
+    pi1.finish(stray)
+    assert takes_calls_that_run_once(desk, pi1, client)
+
+
+def test_a_stray_that_a_device_is_told_to_forget_keeps_no_slot() -> None:
+    desk, pi1, pi2, client, stray = stray_of(1)
+    task = cbor2.loads(stray.header)["t"]
+    pi2.finish(pi2.assignments.pop())
+    client.collect(task, (0, 1))
+    pi1.inventory((stray.assignment, task, 0, 1, "running"))
+    desk.run()
+    assert pi1.of(Forget)[-1].assignments == (stray.assignment,)
+    assert takes_calls_that_run_once(desk, pi1, client)
+
+
+def test_a_device_is_asked_what_is_left_of_a_stray_of_which_some_has_ended() -> None:
+    desk, pi1, _pi2, _client, stray = stray_of(2_000)
+    # That its first calls have ended was acknowledged before: of these no word comes any more.
+    pi1.finish(stray, indices=(stray.high - 1, stray.high))
+    asked = len(pi1.of(Report))
+    desk.advance(1_500)
+    assert len(pi1.of(Report)) == asked + 1
+    pi1.inventory()
+    desk.run()
+    assert desk.core.fleet.devices["pi1"].strays == {}
+    desk.advance(10_000)
+    assert len(pi1.of(Report)) == asked + 1
 
 
 def test_a_forced_cancel_kills_what_runs_on_though_another_device_has_it() -> None:

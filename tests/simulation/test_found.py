@@ -208,3 +208,26 @@ def test_a_controller_started_anew_knew_nothing_of_leases_of_what_had_been_given
     call = CallSpec(nonce=1, run_ms=10_000)
     task = TaskSpec(at_ms=2_500, function="f", calls=(call,), options=options, settle="controller")
     run(seed, plan(*faults, clients=(ClientSpec(tasks=(task,)),), detect_ms=500))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_a_device_had_run_for_a_task_that_was_over_kept_its_slot_for_ever(seed: int) -> None:
+    # The deadline of the first task's calls passes while the device finds a new connection.
+    faults = (
+        Fault(at_ms=2_800, kind="freeze", target="controller", duration_ms=500),
+        Fault(at_ms=3_100, kind="reset", target="device-0"),
+    )
+    late = TaskSpec(
+        at_ms=1_000,
+        function="f",
+        calls=(CallSpec(nonce=1, run_ms=4_000),),
+        options=Options(wait_ms=600_000, at_most_once=True, deadline_ms=2_000),
+    )
+    next_one = TaskSpec(
+        at_ms=1_200,
+        function="f",
+        calls=(CallSpec(nonce=2, run_ms=5),),
+        options=Options(wait_ms=600_000, at_most_once=True),
+    )
+    calls = (ClientSpec(tasks=(late, next_one)),)
+    run(seed, plan(*faults, clients=calls, devices=(DeviceSpec(slots=1),)))

@@ -208,7 +208,7 @@ class ControllerCore:
             self._pages,
             self.siblings,
             self.fleet.devices,
-            self.fleet.beat_ms,
+            self.fleet.silence.beat_ms,
             partial(end_unfit, self.settlement),
             self.ledger.checkpoints.drop,
         )
@@ -531,7 +531,7 @@ class ControllerCore:
 
     def _on_batch_end(self, now_ms: int) -> None:
         if self._wanted_ms is not None and now_ms > self._wanted_ms:
-            self.fleet.paused(now_ms - self._wanted_ms, now_ms)
+            self.fleet.silence.paused(now_ms - self._wanted_ms, now_ms)
         if self._decide_ms is not None and now_ms >= self._decide_ms:
             self._decide()
         self.effects.floor = self.replicas.check(now_ms)
@@ -565,7 +565,11 @@ class ControllerCore:
         self._hand_on_code()
         for device in self.settlement.take_left():
             self.fleet.report(device, now_ms)
-        self.fleet.busy = len(self.assignments.busy)
+        if self.settlement.in_doubt:
+            for device in self.settlement.in_doubt.values():
+                self.fleet.doubt(device)
+            self.settlement.in_doubt.clear()
+        self.fleet.silence.busy = len(self.assignments.busy)
         self.fleet.check(now_ms)
         self.reconciler.expire(now_ms)
         self.leases.check(now_ms)

@@ -1,8 +1,8 @@
 """The devices: which session of each is current, and whether it is alive.
 
-Two detectors of death: the will, within milliseconds where a process dies, and silence, where
-a machine freezes or a cable is cut. Silence counts only while we listened. A retained word is
-nobody's sign of life: a session gets work once it has answered `report` with its inventory.
+Two detectors of death: the will, within milliseconds where a process dies, and silence, where a
+machine freezes or a cable is cut (`silence`). A retained word is nobody's sign of life: a session
+gets work once it has answered `report` with its inventory.
 """
 
 import heapq
@@ -13,6 +13,7 @@ from forage_controller.core.config import CoreConfig
 from forage_controller.core.effects import Effects
 from forage_controller.core.links import Links
 from forage_controller.core.sessions import is_newer, start_of
+from forage_controller.core.silence import Silence
 from forage_controller.core.state import NEVER_HEARD, Device
 from forage_wire.address import parse_broker_address
 from forage_wire.codec import encode, encode_json
@@ -29,19 +30,9 @@ from forage_wire.topics import Topics
 
 __all__ = ["Fleet"]
 
-_DETECT_LOOPBACK_MS = 500
-_DETECT_MS = 15_000
-_BEATS_PER_S = 1_000
-"""All devices' beats together stay below this."""
-_BEAT_MS_MIN = 10
-_BEAT_MS_MAX = 5_000
-"""A busy device beats at least this often, so that `_BROKERS_PATIENCE_MS` tells of it."""
-_BROKERS_PATIENCE_MS = 10_000
-"""The keepalive of all. A broker ends a connection that was silent for 1.5 of it or more, so a will
-that comes sooner than this after a sign of life tells of a process that died."""
 _CANDIDATE_MS = 1_000
-_GAPS_MAX = 64
-"""Gaps of our own loop remembered: each shorter than the one before, as only those tell more."""
+_DOUBT_MS = 1_000
+"""A device is not asked for its inventory more often than this because of what it may run."""
 _PAST_MAX = 4
 """Earlier starts of a device that are remembered."""
 _GHOST_MS = 10_000
@@ -77,11 +68,8 @@ class Fleet:
         self.session = ""
         """Our own; "" while we are not active."""
         self.epoch = 0
-        self.busy = 0
-        """Devices that hold work now."""
+        self.silence = Silence(config)
         self.alive = 0
-        self._listening_since_ms = 0
-        self._gaps: list[tuple[int, int]] = []
         self._checks: list[tuple[int, str]] = []
         self._gone: dict[str, int] = {}
         """Devices that went without a word of late -> when."""
@@ -91,49 +79,9 @@ class Fleet:
 
     # -- time -------------------------------------------------------------------------------
 
-    def detect_ms(self, device: Device) -> int:
-        """Effective detection time of a device: a busy one is dead after this much silence."""
-        base = self._config.detect_ms
-        if base is None:
-            base = _DETECT_LOOPBACK_MS if device.is_beside_broker else _DETECT_MS
-        return max(base, 4 * self.busy * 1_000 // _BEATS_PER_S)
-
-    def beat_ms(self, device: Device) -> int:
-        """How often a device gives a sign of life while it holds work."""
-        quarter_ms = max(_BEAT_MS_MIN, self.detect_ms(device) // 4)
-        return min(quarter_ms, max(_BEAT_MS_MAX, self.busy * 1_000 // _BEATS_PER_S))
-
     def spread_ms(self) -> int:
         """Over how long devices and clients spread their first reconnect."""
         return max(self._config.reconnect_spread_ms, len(self.devices) * 1_000 // 500)
-
-    def listen_from(self, now_ms: int) -> None:
-        """Silence before this does not count: we were not there to hear."""
-        self._listening_since_ms = max(self._listening_since_ms, now_ms)
-
-    def paused(self, length_ms: int, now_ms: int) -> None:
-        """Our own loop came this late: silence in a gap above a quarter of a device's detection
-        time does not count, while a loop that is always a little late still finds the dead."""
-        while self._gaps and self._gaps[-1][0] <= length_ms:
-            self._gaps.pop()
-        self._gaps.append((length_ms, now_ms))
-        del self._gaps[:-_GAPS_MAX]
-
-    def _silent_since_ms(self, device: Device) -> int:
-        since_ms = max(device.heard_ms, self._listening_since_ms, device.busy_since_ms)
-        if self._gaps and self._gaps[-1][1] >= since_ms:
-            quarter_ms = self.detect_ms(device) // 4
-            for length_ms, end_ms in reversed(self._gaps):
-                if end_ms <= since_ms:
-                    break
-                if length_ms > quarter_ms:
-                    return end_ms
-        return since_ms
-
-    def _patience_ms(self, device: Device) -> int:
-        if device.assignments:
-            return self.detect_ms(device)
-        return self._config.limits.idle_load_ms * 7 // 2
 
     def watch(self, device: Device) -> None:
         """See to it that a device's silence is looked at in time."""
@@ -141,10 +89,10 @@ class Fleet:
             if device.link is not None and device.reported_ms is not None:
                 self._check_at(device, device.reported_ms + _GHOST_MS)
             return
-        patience = self._patience_ms(device)
+        patience = self.silence.patience_ms(device)
         if device.verdict == "alive":
             patience //= 2
-        due = self._silent_since_ms(device) + patience
+        due = self.silence.since_ms(device) + patience
         if device.check_ms is None or due < device.check_ms:
             device.check_ms = due
             heapq.heappush(self._checks, (due, device.name))
@@ -183,8 +131,8 @@ class Fleet:
             if device.reported_ms is not None and now_ms >= device.reported_ms + _GHOST_MS:
                 drop_link(device)
             return
-        silent_ms = now_ms - self._silent_since_ms(device)
-        patience = self._patience_ms(device)
+        silent_ms = now_ms - self.silence.since_ms(device)
+        patience = self.silence.patience_ms(device)
         if silent_ms >= patience:
             self._lost(device, f"silent for {silent_ms} ms", now_ms)
             # It may live, and have nothing to say as it never heard of the work that it owes us a
@@ -193,12 +141,12 @@ class Fleet:
             self.report(device, now_ms)
         elif silent_ms >= patience // 2:
             self._set_verdict(device, "suspect", f"silent for {silent_ms} ms", now_ms)
-        elif (
-            device.assignments
-            and device.reported_ms is not None
-            and now_ms - device.reported_ms >= self._config.limits.report_every_ms
-        ):
-            self.report(device, now_ms)
+        elif device.reported_ms is not None:
+            wait_ms = self._config.limits.report_every_ms
+            if device.is_in_doubt:
+                wait_ms = _DOUBT_MS
+            if device.slices and now_ms - device.reported_ms >= wait_ms:
+                self.report(device, now_ms)
 
     # -- what devices say -------------------------------------------------------------------
 
@@ -401,15 +349,22 @@ class Fleet:
                 packet_bytes_max=min(limit, self._config.packet_bytes_max),
             )
         device.reported_ms = now_ms
+        device.is_in_doubt = False
         device.link.send(Report())
         self.watch(device)
+
+    def doubt(self, device: Device) -> None:
+        """Ask a device soon for its inventory: our book of what it runs may be old."""
+        device.is_in_doubt = True
+        if device.reported_ms is not None:
+            self._check_at(device, device.reported_ms + _DOUBT_MS)
 
     # -- two of one name --------------------------------------------------------------------
 
     def _new_candidate(self, device: Device, session: str, now_ms: int) -> None:
         device.candidate = session
         _remember(device, session)
-        device.candidate_until_ms = now_ms + min(_CANDIDATE_MS, self.detect_ms(device))
+        device.candidate_until_ms = now_ms + min(_CANDIDATE_MS, self.silence.detect_ms(device))
         self._effects.note(
             "warning", f"two devices of one name device={device.name}: asking the first"
         )
@@ -443,14 +398,8 @@ class Fleet:
     # -- death ------------------------------------------------------------------------------
 
     def _on_will(self, device: Device, now_ms: int) -> None:
-        """The broker has ended a connection, or found it ended.
-
-        Where the device holds work and was silent for longer than brokers are patient, that tells
-        no more than the silence itself, which is for the detection time to judge: on a network that
-        loses packets the device finds a new connection in time.
-        """
-        silent_ms = now_ms - self._silent_since_ms(device)
-        if device.assignments and silent_ms >= _BROKERS_PATIENCE_MS:
+        """The broker has ended a connection, or found it ended."""
+        if self.silence.will_tells_nothing(device, now_ms):
             drop_link(device)
             device.verified = False
             self._on_changed(device)
@@ -461,7 +410,7 @@ class Fleet:
 
     def _lost(self, device: Device, why: str, now_ms: int) -> None:
         """A device went without a word: dead, unless so many go at once that it is the network."""
-        window = self.detect_ms(device)
+        window = self.silence.detect_ms(device)
         fleet = self.alive
         self._gone.pop(device.name, None)
         self._gone[device.name] = now_ms
@@ -533,10 +482,10 @@ class Fleet:
         self.session = session
         self.epoch = epoch
         self._refusing = {}
-        self.listen_from(now_ms + self.spread_ms() + self._config.limits.first_suspicion_ms)
+        self.silence.listen_from(now_ms + self.spread_ms() + self._config.limits.first_suspicion_ms)
         if self._storm_until_ms is not None:
             # Those held may come back as everybody does.
-            self._storm_until_ms = max(self._storm_until_ms, self._listening_since_ms)
+            self._storm_until_ms = max(self._storm_until_ms, self.silence.listening_since_ms)
         for device in self.devices.values():
             if device.why != NEVER_HEARD:
                 # The broker may have forgotten what it kept.

@@ -147,7 +147,7 @@ class Monitor:
             clones_first=self._assignments.clones_first,
             dropped=self._effects.dropped,
             ignored=self._effects.ignored.count,
-            detect_ms=max((self._fleet.detect_ms(device) for device in alive), default=0),
+            detect_ms=max((self._fleet.silence.detect_ms(device) for device in alive), default=0),
             standbys=self._replicas.behind(),
             copying=self._replicas.copying(),
         )

@@ -100,7 +100,10 @@ class Reconciler:
         device.strays = {
             number: task_id
             for number, task_id, _low, _high, state in inventory.rows
-            if state == "running" and number not in self._assignments.open
+            if state == "running"
+            and number not in self._assignments.open
+            # (Told to forget it, the device ends it at once, and says no word of it.)
+            and task_id not in self._ledger.released
         }
         for number, task_id, low, high, _state in inventory.rows:
             if number in device.strays and task_id in tasks:
@@ -199,6 +202,8 @@ class Reconciler:
             counters=counters,
             measure=self._backlog.measure_of(page.header.function),
         )
+        device.strays.pop(number, None)
+        task.strays.pop(number, None)
         self._assignments.adopt(opened, now_ms)
         if opened.number in self._assignments.open:
             self._assignments.remind(opened)

@@ -62,6 +62,8 @@ class Settlement:
         """Of outcomes in `_acknowledge`, by device."""
         self._left: dict[str, Device] = {}
         """Devices that keep outcomes for which there was no room."""
+        self.in_doubt: dict[str, Device] = {}
+        """Devices of which only they can tell what is left of their strays."""
 
     # -- outcomes of devices ----------------------------------------------------------------
 
@@ -73,6 +75,7 @@ class Settlement:
         _check(outcomes)
         task = self._ledger.tasks.get(outcomes.task)
         if task is None:
+            self._note_stray(device, None, outcomes)
             if outcomes.task not in self._ledger.released:
                 return False
             # Only when that is saved: until then a crash would bring the task back.
@@ -81,12 +84,8 @@ class Settlement:
         opened = self._assignments.open.get(outcomes.assignment)
         if not _is_tag_right(task, device, opened, outcomes):
             raise DecodeError("outcomes with a tag that is not their assignment's")
-        if outcomes.assignment in device.strays and outcomes.ranges == (
-            (outcomes.low, outcomes.high),
-        ):
-            del device.strays[outcomes.assignment]
-            task.strays.pop(outcomes.assignment, None)
-            self._assignments.touched[device.name] = device
+        if device.strays:
+            self._note_stray(device, task, outcomes)
         if opened is not None and (opened.task is not task or opened.device is not device):
             raise DecodeError("outcomes of an assignment that is another's")
         ended: list[int] = []
@@ -120,6 +119,19 @@ class Settlement:
         )
         self._ledger.release_if_over(task, now_ms)
         return True
+
+    def _note_stray(self, device: Device, task: Task | None, outcomes: OutcomeSet) -> None:
+        """Calls have ended of what a device runs though it is not open here."""
+        if outcomes.assignment not in device.strays:
+            return
+        if outcomes.ranges == ((outcomes.low, outcomes.high),):
+            del device.strays[outcomes.assignment]
+            if task is not None:
+                task.strays.pop(outcomes.assignment, None)
+            self._assignments.touched[device.name] = device
+        else:
+            # Of the others some may have ended long ago.
+            self.in_doubt[device.name] = device
 
     def _news(self, task: Task, opened: Open | None, outcomes: OutcomeSet) -> Ranges:
         """The calls that these outcomes settle."""
@@ -163,6 +175,7 @@ class Settlement:
     def forget(self, device: Device) -> None:
         """A device is not known any more."""
         self._left.pop(device.name, None)
+        self.in_doubt.pop(device.name, None)
         self._acknowledge.pop(device.name, None)
         self._acknowledge_bytes.pop(device.name, None)
 

@@ -55,6 +55,8 @@ class Device:
     """Whether this session has sent its inventory on the present link: only then it gets work."""
     reported_ms: int | None = None
     """When it was last asked for its inventory, on this link."""
+    is_in_doubt: bool = False
+    """It is to be asked again: what is known of what it runs may be old."""
     assignments: dict[int, "Open"] = field(default_factory=dict)
     """What is open here, oldest first."""
     strays: dict[int, str] = field(default_factory=dict)

@@ -59,6 +59,8 @@ class FairVerdicts(Oracle):
         self._known: dict[tuple[str, str], _Known] = {}
         self._starts: dict[tuple[str, str], dict[bytes, None]] = {}
         """(controller, device) -> its starts ever heard: a controller's disk tells of earlier ones."""
+        self._counters: dict[tuple[str, str], dict[bytes, int]] = {}
+        """(controller, device) -> the highest connect counter of each start ever heard."""
         self._connected_ms: dict[str, int] = {}
         """Start of a controller -> since when it hears anybody."""
         self._active_ms: dict[str, int] = {}
@@ -95,8 +97,13 @@ class FairVerdicts(Oracle):
         known.over.pop(start, None)
         known.newest[start] = max(known.newest.get(start, 0), counter)
         self._starts.setdefault((process.name, topic.device), {})[start] = None
+        counters = self._counters.setdefault((process.name, topic.device), {})
+        counters[start] = max(counters.get(start, 0), counter)
         if not event.retain:
-            known.heard_ms[start] = known.alive_ms = now_ms
+            known.alive_ms = now_ms
+            if counter == counters[start]:
+                # (What an earlier connection said is no sign of life, whoever says it again.)
+                known.heard_ms[start] = now_ms
 
     def published(self, process: "Process", publish: Publish, topic: ParsedTopic) -> None:
         if topic.branch == "controller-presence" and b'"active"' in publish.payload[:20]:
