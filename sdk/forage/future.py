@@ -218,7 +218,7 @@ class Future(concurrent.futures.Future[_T]):
         return self._state not in (PENDING, RUNNING, FINISHED)
 
     def running(self) -> bool:
-        """Whether its device reported that it runs (that takes 20 ms of running)."""
+        """Whether its device reported that it runs (that takes 50 ms of running)."""
         return self._state == RUNNING
 
     def done(self) -> bool:

@@ -62,14 +62,14 @@ def submit_batch(
             portion_bytes += len(body)
             # The row is not to be kept while the next one is being made.
             del row
+        if calls is None:
+            return network.open_batch(target, options, agree, portion, last=True)
+        network.extend_batch(calls, portion, last=True)
+        return calls
     except BaseException:
         if calls is not None:
-            network.give_up_batch(calls, portion)
+            network.give_up_batch(calls, [] if calls.is_sealed else portion)
         raise
-    if calls is None:
-        return network.open_batch(target, options, agree, portion, last=True)
-    network.extend_batch(calls, portion, last=True)
-    return calls
 
 
 def map_all(

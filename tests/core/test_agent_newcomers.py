@@ -94,6 +94,68 @@ def test_a_long_call_waits_for_its_turn(busy: Harness) -> None:
     assert busy.taken(TakeBack) == []
 
 
+def test_a_call_of_higher_priority_does_not_wait_for_what_a_worker_has(busy: Harness) -> None:
+    busy.assign(assignment(9, options=Options(priority=1)))
+    assert busy.taken(TakeBack) == [TakeBack(slot=0)]
+    busy.put(WorkerReturned(slot=0, assignment=number(1), index=0))
+    assert busy.given()[0] == (0, number(9), 0, 1)
+
+
+def test_newcomers_wait_for_their_turn_in_the_order_in_which_they_came(bench: Harness) -> None:
+    """Whether they are long or short: nobody is overtaken by all who come after."""
+    for run_us in (SHORT_US + 15_000, 1_000):
+        codes = [b"code %d of %d" % (each, run_us) for each in range(6)]
+        bench.send(
+            *[Code(hash=hashlib.sha256(code).digest(), form="pickle", data=code) for code in codes]
+        )
+        for counter, code in enumerate(codes):
+            bench.assign(assignment(run_us + counter, function=hashlib.sha256(code).digest()))
+        order = []
+        for _ in codes:
+            bench.taken(TakeBack)
+            [(_slot, given, low, _high)] = bench.given()
+            order.append(given - number(run_us))
+            bench.advance(run_us // 1_000)
+            bench.finish(given - number(0), low, run_us=run_us)
+        assert order == list(range(6))
+
+
+def test_streams_of_long_calls_that_come_again_and_again_leave_others_their_turn(
+    bench: Harness,
+) -> None:
+    codes = [b"code %d" % each for each in range(3)]
+    hashes = [hashlib.sha256(code).digest() for code in codes]
+    bench.send(
+        *[
+            Code(hash=each, form="pickle", data=code)
+            for each, code in zip(hashes, codes, strict=True)
+        ]
+    )
+    stream_of = {}
+    newest = 0
+
+    def comes(stream: int, calls: int = 1) -> None:
+        nonlocal newest
+        newest += 1
+        stream_of[number(newest)] = stream
+        bench.assign(assignment(newest, 0, calls, function=hashes[stream]))
+
+    comes(0, 100)
+    comes(1)
+    comes(2)
+    turns = [0, 0, 0]
+    for _ in range(60):
+        bench.taken(TakeBack)
+        [(_slot, given, low, _high)] = bench.given()
+        stream = stream_of[given]
+        turns[stream] += 1
+        bench.advance(20)
+        bench.finish(given - number(0), low, run_us=20_000)
+        if stream:
+            comes(stream)
+    assert min(turns) >= 15
+
+
 def test_what_runs_out_within_a_moment_is_waited_for(busy: Harness) -> None:
     busy.send(Trim(rows=((number(1), 0), (number(2), 0), (number(3), 0))))
     busy.finish(1, 0, 47, run_us=47_000)

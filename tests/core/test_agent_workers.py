@@ -22,12 +22,14 @@ from forage_agent.core.settings import (
     RESTART_AFTER_MS,
     STARTED_AFTER_MS,
     UNACKNOWLEDGED_BYTES_MAX,
+    WORKER_HOLDS_MS,
     WORKER_REFILL_US,
     WORKER_WORK_US,
 )
 from forage_wire.io import Note
 from forage_wire.limits import CALL_BYTES_MAX, DEATHS_MAX
 from forage_wire.messages import (
+    CancelAssigned,
     Code,
     Drain,
     Options,
@@ -297,13 +299,64 @@ def test_call_above_its_time_is_killed_and_the_next_ones_run(bench: Harness) -> 
     assert bench.given() == [(0, number(1), 1, 2)]
 
 
+def test_outcomes_that_a_worker_keeps_for_a_moment_are_no_call_above_its_time(
+    bench: Harness,
+) -> None:
+    bench.measured_as(1_000)
+    bench.assign(assignment(1, 0, 20, options=Options(timeout_ms=8)))
+    bench.given()
+    for first in (0, 10):
+        bench.advance(WORKER_HOLDS_MS - 5)
+        bench.finish(1, first, 10, run_us=10_000)
+    assert bench.taken(KillWorker) == []
+    bench.assign(assignment(2, 0, 2, options=Options(timeout_ms=8)))
+    bench.advance(8 + WORKER_HOLDS_MS)
+    assert bench.taken(KillWorker) == [KillWorker(slot=0, why="timeout")]
+
+
+def test_nothing_is_given_behind_a_call_that_may_run_once(bench: Harness) -> None:
+    bench.measured_as(1_000)
+    bench.assign(assignment(1, 0, 2))
+    bench.finish(1, 0, 2, run_us=2_000)
+    bench.given()
+    bench.assign(assignment(2, 0, 2, options=Options(at_most_once=True)))
+    [run] = bench.taken(RunCalls)
+    assert [(one.assignment, one.low, one.high, one.is_awaited) for one in run.chunks] == [
+        (number(2), 0, 1, True)
+    ], "and its outcome leaves at once"
+    bench.assign(assignment(3, 0, 2))
+    assert bench.given() == [], "who dies behind it would take that along"
+    bench.finish(2, 0, run_us=1_000)
+    assert bench.given() != []
+
+
+def test_what_comes_back_while_its_worker_is_killed_because_of_it_does_not_run(
+    bench: Harness,
+) -> None:
+    bench.measured_as(1_000)
+    bench.assign(assignment(1, 0, 20))
+    bench.given()
+    bench.advance(STARTED_AFTER_MS)
+    assert bench.taken(TakeBack) != []
+    everything = ((0, 20),)
+    bench.send(CancelAssigned(assignment=number(1), ranges=everything, force=True))
+    bench.put(WorkerReturned(slot=0, assignment=number(1), index=0))
+    bench.die(counter=1, index=0, signal="SIGKILL")
+    bench.advance(RESTART_AFTER_MS)
+    bench.ready()
+    assert bench.given() == []
+    assert {(index, reason) for index, reason, _final in bench.errors()} == {
+        (index, "cancelled") for index in range(20)
+    }
+
+
 def test_call_that_began_before_the_kill_reached_its_predecessor_runs_again(
     bench: Harness,
 ) -> None:
     bench.measured_as(100)
     bench.assign(assignment(1, 0, 2, options=Options(timeout_ms=4)))
     bench.given()
-    bench.advance(4)
+    bench.advance(4 + WORKER_HOLDS_MS)
     bench.finish(1, 0)
     bench.die(counter=1, index=1, signal="SIGKILL")
     assert bench.errors() == []

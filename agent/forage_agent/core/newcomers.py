@@ -4,7 +4,8 @@ A worker is given work for some time ahead, so that it need not wait for us. A c
 stream is not to wait for all of that: a worker gives back what it has not begun, the newcomer
 goes first, and the rest goes behind it. Newcomers whose calls are known to be long wait for their
 turn: they would gain little. After each time the others have at least as long for themselves
-as the newcomer takes, so that a stream of newcomers takes no more than half.
+as the newcomer takes, so that a stream of newcomers takes no more than half: whoever comes
+before that waits for its turn as well.
 """
 
 from collections.abc import Callable
@@ -24,6 +25,8 @@ class Newcomers:
         """By stream: the slice that came first."""
         self.giver: int | None = None
         """The slot whose worker has been asked to give back."""
+        self._first: list[Slice] = []
+        """For whom that is, in the order in which they came."""
         self._not_before_ms = 0
 
     def next_wakeup_ms(self) -> int | None:
@@ -50,21 +53,30 @@ class Newcomers:
         if self.giver is not None or now_ms < self._not_before_ms:
             return None
         work_us = 0
-        is_any = False
+        short: list[Slice] = []
         for part in self.waiting.values():
             each_us = mean_us(part.function) or 0
             is_first = part.is_runnable and part.header.options.priority == priority
             if is_first and each_us <= SHORT_US:
-                is_any = True
+                short.append(part)
                 work_us += min(each_us * part.todo.count, SHORT_US * MAKE_ROOM_EVERY_MS)
-        found = _fullest(workers, priority, expected_us) if is_any else None
+        found = _fullest(workers, priority, expected_us) if short else None
         if found is None:
             # They have, or soon will have, room without that, or are to wait for their turn.
             self.waiting.clear()
             return None
         self.giver = found.slot
+        self._first = short
         self._not_before_ms = now_ms + MAKE_ROOM_EVERY_MS + work_us // 1_000
         return found
+
+    def returned(self, slot: int) -> list[Slice]:
+        """A slot's worker has no more than the call that it is in; who is to go first by that."""
+        if self.giver != slot:
+            return []
+        self.giver = None
+        first, self._first = self._first, []
+        return first
 
 
 def _fullest(

@@ -134,7 +134,6 @@ class Pool:
         self._queue.update(part)
         if is_new:
             self._newcomers.waiting[part.stream] = part
-            self._queue.goes_first(part)
 
     def trim(self, part: Slice, wished: int) -> int:
         """Take back an untouched tail; the answer is the real end."""
@@ -273,7 +272,7 @@ class Pool:
         self._let_newcomers_in(event.slot)
 
     def _give_back(self, lost: deque[Given]) -> None:
-        """A worker does not have these any more; they are to run before others of their kind."""
+        """A worker does not have these any more; they are to run before others of their stream."""
         for given in reversed(lost):
             part = given.part
             part.workers -= 1
@@ -281,13 +280,17 @@ class Pool:
             if not part.is_forgotten:
                 part.todo.add(given.low, given.high)
             self._queue.update(part, first=True)
+            # It may have given them back while it was being killed because of them.
+            unwanted = tuple(part.cancelled.common(given.low, given.high))
+            if unwanted and part.is_expired:
+                self._skip(part, unwanted, LEASE_OVER, "lost")
+            elif unwanted:
+                self._skip(part, unwanted, CANCELLED_BEFORE, "cancelled")
 
     def _let_newcomers_in(self, slot: int) -> None:
         """A slot's worker has no more than the call that it is in, if it was to make room."""
-        if self._newcomers.giver == slot:
-            self._newcomers.giver = None
-            for part in self._newcomers.waiting.values():
-                self._queue.goes_first(part)
+        for part in reversed(self._newcomers.returned(slot)):
+            self._queue.goes_first(part)
 
     def on_exited(self, event: WorkerExited, now_ms: int) -> list[Command]:
         """A worker is gone: one call may be to blame, the others go on in the next one."""
@@ -413,7 +416,7 @@ class Pool:
         first = worker.given[0]
         part = first.part
         run_ms = now_ms - worker.since_ms
-        timeout_ms = part.header.options.timeout_ms
+        timeout_ms = worker.timeout_ms
         if timeout_ms and run_ms >= timeout_ms and worker.state == "ready":
             worker.timed_out = (part.assignment, first.low)
             commands.extend(self._kill(worker, "timeout"))
@@ -433,6 +436,8 @@ class Pool:
         was_empty = not worker.given
         if worker.is_returning or not (was_empty or worker.may_follow):
             return
+        if not was_empty and worker.given[-1].part.runs_alone:
+            return  # Who dies behind it would take its outcome along.
         if not was_empty and self._newcomers.giver is not None:
             return  # What waits first is for the worker that makes room.
         expected_us = self._expected_us(worker)
@@ -536,7 +541,7 @@ class Pool:
             function=part.function,
             client_python=part.header.python,
             calls=calls,
-            is_awaited=not self._queue.has(part.stream),
+            is_awaited=part.runs_alone or not self._queue.has(part.stream),
             checkpoints=part.checkpoints_of(low, high) if part.checkpoints else (),
         )
 

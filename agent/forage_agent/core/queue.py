@@ -30,7 +30,7 @@ class SliceQueue:
 
         Args:
             part: In the queue if it is runnable, else not.
-            first: Where it is new here, it goes before all others of its priority.
+            first: Where it is new here, it goes before all others of its stream.
         """
         calls = part.todo.count if part.is_runnable else 0
         before = self._calls.get(part.assignment, 0)
@@ -51,7 +51,6 @@ class SliceQueue:
             self._order = sorted(self._levels, reverse=True)
         slices = level.setdefault(part.stream, {})
         if first:
-            self._levels[priority] = {part.stream: slices, **level}
             others = dict(slices)
             slices.clear()
             slices[part.assignment] = part

@@ -59,6 +59,8 @@ NEWCOMER_WAIT_US = 3_000
 some worker gives back what it has not begun."""
 MAKE_ROOM_EVERY_MS = 10
 """... and at most so often, and the less often the longer the newcomers take."""
+WORKER_HOLDS_MS = 25
+"""A worker with more to run has said what has ended after this long at most."""
 SPREAD_MIN_US = 100
 """Calls longer than this are spread evenly over the slots when few are left."""
 LOAD_EVERY_MS = 30_000

@@ -11,8 +11,8 @@ from forage_wire.ranges import RangeSet
 
 __all__ = ["Piece", "RunTimes", "Slice", "Stream", "assigned_bytes", "function_key"]
 
-Stream = tuple[str, str, bytes]
-"""The calls of one function of one client: (user, client, function)."""
+Stream = tuple[str, str, bytes, int]
+"""The calls of one function of one client: (user, client, function, priority)."""
 
 
 def function_key(header: Header) -> bytes:
@@ -109,7 +109,7 @@ class Slice:
             calls=assignment.calls,
             announce=assignment.announce,
             function=function,
-            stream=(header.user, header.client, function),
+            stream=(header.user, header.client, function, header.options.priority),
             has_lease=not header.options.exclusive,
             todo=RangeSet([(assignment.low, assignment.high)]),
             given_bytes=assigned_bytes(assignment),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from forage_agent.core.events import WorkerExited
-from forage_agent.core.settings import FUNCTIONS_PER_WORKER_MAX, STARTED_AFTER_MS
+from forage_agent.core.settings import FUNCTIONS_PER_WORKER_MAX, STARTED_AFTER_MS, WORKER_HOLDS_MS
 from forage_agent.core.slices import Slice
 from forage_wire.ranges import RangeSet
 
@@ -62,6 +62,16 @@ class Worker:
             return False
         return len(self.given) > 1 or self.given[0].high - self.given[0].low > 1
 
+    @property
+    def timeout_ms(self) -> int:
+        """After how long it is killed because of the call that it is in; 0: never.
+
+        What ended before that call it may keep for a while, and until it says so it seems to be
+        in a call for so much longer than it is.
+        """
+        timeout_ms = self.given[0].part.header.options.timeout_ms
+        return timeout_ms + WORKER_HOLDS_MS if timeout_ms and self.may_follow else timeout_ms
+
     def victim(self, event: WorkerExited) -> tuple[Slice, int] | None:
         """The call that it was in when it ended; None where it was in none."""
         for given in self.given:
@@ -104,7 +114,7 @@ class Worker:
         if self.state != "ready" or not self.given:
             return None
         due = None if self.is_reported else self.since_ms + STARTED_AFTER_MS
-        timeout_ms = self.given[0].part.header.options.timeout_ms
+        timeout_ms = self.timeout_ms
         if timeout_ms:
             timeout = self.since_ms + timeout_ms
             due = timeout if due is None else min(due, timeout)

@@ -264,6 +264,8 @@ class Network:
     ) -> BatchCalls:
         """A task of many calls: these, and unless they are the last, more with `extend_batch`."""
         with self._lock:
+            # First this: nobody but us could end a task that is open when the wait is interrupted.
+            self._wait_for_room()
             if self.is_forked or self._is_closed:
                 self.check_open()
             calls = BatchCalls(self, self._draw_task(), target.label)
@@ -278,8 +280,7 @@ class Network:
             self._extend(calls, bodies, last)
 
     def _extend(self, calls: BatchCalls, bodies: list[bytes], last: bool) -> None:
-        if self._core.unacknowledged_bytes > UNACKNOWLEDGED_BYTES_MAX:
-            self._wait_for_room()
+        self._wait_for_room()
         if self._has_ended:
             raise RuntimeError("cannot schedule new futures after shutdown")
         now = now_ms()
@@ -517,6 +518,8 @@ class Network:
                 self._has_ended = True
                 self._line.close()
                 self._changed.notify_all()
+            # The system may give it to another thread.
+            self._thread_id = 0
 
     def _turn(self, due: int | None) -> int | None:
         """Wait for something, but not beyond `due`, and see to all of it; the next turn's `due`."""
@@ -546,7 +549,8 @@ class Network:
             for calls in touched:
                 if calls.is_complete:
                     self._drop_complete(calls)
-            return self._end_turn(now)
+            # (Users' classes may have taken their time.)
+            return self._end_turn(now_ms())
 
     def _end_turn(self, now: int) -> int | None:
         """What is left to do when all is read and told; when the next turn is due."""
