@@ -70,9 +70,12 @@ UNFINISHED_PART_BYTES_MAX = 64 * 1024 * 1024
 PARTS_MAX = UNFINISHED_PART_BYTES_MAX // (PACKET_BYTES_MIN - ENVELOPE_BYTES)
 """Parts of one message: as many as the smallest packets need for the largest message."""
 
-EPOCH_CREDIBLE_MAX = 2**22
+EPOCH_CREDIBLE_MAX = 2**21
 """Epochs begin at 1 and rise by one with each start. Whoever says a higher one than this has made it
-up: had a controller to go above that, no epoch would be left for the next."""
+up, and no controller goes above that because of it ..."""
+EPOCH_BELIEVED_MAX = 2**22
+"""... but is believed up to here: who has gone above the former is heard for two million starts
+more. What is higher is nobody's."""
 DEVICE_WINDOW = 16
 """Messages sent and not seen, to a device and from it; more wait at the sender."""
 CLIENT_WINDOW = 8

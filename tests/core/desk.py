@@ -291,11 +291,6 @@ class FakeClient:
         self.send(Collected(rows=((task, ranges),)))
         self.desk.run()
 
-    def collect_all(self, tasks: list[str]) -> None:
-        """Of each of these tasks, its only call."""
-        self.send(Collected(rows=tuple([(task, ((0, 1),)) for task in tasks])))
-        self.desk.run()
-
     def on_to(self, payload: bytes) -> None:
         message = decode(payload)
         assert self.link is not None

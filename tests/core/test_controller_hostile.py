@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core.desk import TOPICS, Desk, Disconnected, FakeClient, FakeDevice
+from core.desk import CODE, TOPICS, Connected, Desk, Disconnected, FakeClient, FakeDevice
 from core.test_controller_restart import TASK, _assignment, _state
 from forage_controller.core.operations import (
     CodeLoaded,
@@ -30,12 +30,16 @@ from forage_wire.messages import (
     JSON_DOCUMENTS,
     AssignmentRefused,
     Beat,
+    Code,
     ControllerPresence,
     Linked,
+    Outcomes,
     Started,
+    Submit,
     Unusable,
 )
 from forage_wire.ranges import RangeSet
+from forage_wire.records import replace
 from forage_wire.topics import TASK_PATTERN
 from wire.strategies import DOCUMENT_CLASSES, MESSAGE_CLASSES, instances
 
@@ -277,6 +281,53 @@ def test_an_epoch_that_leaves_none_above_it_is_nobodys() -> None:
     assert (desk.core.epoch, desk.exits) == (epoch, [])
     assert desk.core.effects.dropped >= 7
     check_words(desk)
+
+
+@pytest.mark.parametrize("bound", [2**21, 2**21 + 1, 2**22])
+def test_no_claim_makes_a_controller_take_an_epoch_that_others_would_not_believe(
+    bound: int,
+) -> None:
+    desk = Desk().begin()
+    pi = desk.device("pi1")
+    pi.send(AssignmentRefused(reason="epoch", epoch_bound=bound, holder=f"{'d' * 16}-1"))
+    desk.run()
+    desk.advance(5_000)
+    word = [each for each in desk.published if "/controller/main/presence" in each.topic][-1]
+    assert decode_json(word.payload, ControllerPresence).state == "active"
+    other = Desk(start="e" * 16)
+    other.handle(Connected(session=f"{'e' * 16}-1"))
+    other.run()
+    other.publish(TOPICS.controller_presence("second"), word.payload)
+    other.run()
+    other.advance(1_000)
+    assert len(other.exits) == 1, "it gives way"
+
+
+def test_a_device_that_obeys_an_epoch_which_nobody_believes_gets_no_work() -> None:
+    desk = Desk(detect_ms=3_600_000).begin()
+    pi = desk.device("pi1")
+    client = desk.client()
+    pi.send(AssignmentRefused(reason="epoch", epoch_bound=2**22 + 1, holder=f"{'d' * 16}-1"))
+    desk.run()
+    client.submit(1)
+    assert pi.assignments == []
+    other = desk.device("pi2")
+    assert len(other.assignments) == 1
+
+
+def test_a_page_that_holds_fewer_calls_than_it_says_is_run_by_nobody() -> None:
+    desk = Desk().begin()
+    pi, client = desk.device("pi1", slots=4), desk.client()
+    page = replace(
+        client.page(3, collected=((1, 2),)), calls=join_calls([cbor2.dumps([0, ["call 0"]])])
+    )
+    client.send(Code(hash=CODE, form="source", data=b"code"))
+    client.send(Submit(pages=(page,)))
+    desk.run()
+    desk.advance(10_000)
+    assert pi.assignments == []
+    [outcomes] = [each for message in client.of(Outcomes) for each in message.sets][-1:]
+    assert {reason for _index, reason, _final in outcomes.errors} == {"unreadable"}
 
 
 def test_a_message_that_names_no_session_is_no_other_device_of_the_name() -> None:

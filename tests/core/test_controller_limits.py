@@ -265,39 +265,6 @@ def test_of_a_task_that_was_refused_no_later_page_is_taken() -> None:
     assert other in desk.core.ledger.tasks
 
 
-def test_calls_that_a_client_has_are_taken_in_a_few_at_a_time() -> None:
-    desk = Desk().begin()
-    pi, client = desk.device("pi1"), desk.client()
-    tasks = []
-    for _ in range(100):
-        tasks.append(client.submit(1))
-        pi.finish(pi.assignments.pop())
-    assert len(desk.core.ledger.tasks) == 100
-    desk.commits = False
-    client.collect_all(tasks)
-    # Whoever waits for something else waits for a few of them, and nobody for all.
-    left = len(desk.core.ledger.tasks)
-    assert 50 < left < 100
-    due_ms = desk.core.next_wakeup_ms()
-    assert due_ms is not None
-    assert due_ms <= desk.now_ms
-    desk.commits = True
-    desk.advance(1)
-    assert not desk.core.ledger.tasks
-
-
-def test_a_client_that_says_more_than_can_wait_is_heard_at_once() -> None:
-    desk = Desk().begin()
-    pi, client = desk.device("pi1"), desk.client()
-    task = client.submit(1)
-    pi.finish(pi.assignments.pop())
-    desk.commits = False
-    for _ in range(10):
-        client.collect_all([task] * 1_000)
-    assert len(desk.core.clients.waiting_collected) <= 4_096
-    assert not desk.core.ledger.tasks
-
-
 def test_the_status_of_many_tasks_is_said_in_portions_and_taken_back_when_they_end() -> None:
     desk = Desk().begin()
     client = desk.client()

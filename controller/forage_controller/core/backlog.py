@@ -44,8 +44,8 @@ _CLIENTS_MAX = 16_384
 """Clients whose last turn is remembered."""
 _IDLE_MAX = 64
 """Queues that hold nothing and have nothing out, kept for calls that may come."""
-_KINDS_MAX = 4_096
-"""Kinds of calls whose keys are remembered."""
+_KINDS_MAX = 256
+"""Kinds of calls whose keys are remembered; each may take as much as the longest header."""
 _MEASURES_MAX = 16_384
 """Functions whose run times are remembered; the one not asked for longest is forgotten."""
 

@@ -13,6 +13,7 @@ from forage_controller.core.reconcile import Reconciler
 from forage_controller.core.sessions import is_newer
 from forage_controller.core.settlement import Settlement
 from forage_controller.core.state import Client, Task
+from forage_controller.core.state import Page as StoredPage
 from forage_wire.errors import DecodeError
 from forage_wire.limits import (
     LIST_ITEMS_MAX,
@@ -32,6 +33,7 @@ from forage_wire.messages import (
     Hello,
     Linked,
     OutcomeSet,
+    Page,
     Query,
     Released,
     Seen,
@@ -49,8 +51,8 @@ __all__ = ["Clients"]
 _COLLECTED_AT_ONCE = 16
 """Rows of calls that clients have, taken in with one batch: a client says it of a hundred tasks at a
 time, and nobody waits for that but those who wait for something else ..."""
-_COLLECTED_MAX = 4_096
-"""... unless there are more than this."""
+_COLLECTED_MAX = 8_192
+"""... unless there are more than this, with each of their ranges."""
 _RANGES_AT_ONCE = 3_000
 """Rows and ranges of one message together: some 20 bytes each, so that they fit a packet."""
 
@@ -92,7 +94,9 @@ class Clients:
         self.stranger = False
         """Whether somebody spoke to a controller session that is not ours (any more)."""
         self.waiting_collected: deque[tuple[Client, Task, Ranges]] = deque()
-        """Calls that clients have, not taken in yet ..."""
+        """Calls that clients have, which are done, and not taken in as collected yet ..."""
+        self._collected_size = 0
+        """... rows and ranges ..."""
         self._collected_ms: int | None = None
         """... and when that goes on."""
         self.came: list[Client] = []
@@ -111,10 +115,10 @@ class Clients:
             client.link.closed = True
             client.link = None
 
-    def connected(self, session: str, epoch: int) -> None:
+    def connected(self, session: str, epoch: int, now_ms: int) -> None:
         """We are active under a new session: every link starts anew."""
         self.session, self.epoch = session, epoch
-        self.disconnected()
+        self.disconnected(now_ms)
         self.session = session
 
     def new_epoch(self, epoch: int) -> None:
@@ -124,8 +128,9 @@ class Clients:
             if client.link is not None:
                 client.link.epoch = epoch
 
-    def disconnected(self) -> None:
+    def disconnected(self, now_ms: int) -> None:
         """Links end with our connection."""
+        self.take_all_collected(now_ms)
         self.session = ""
         for client in self.clients.values():
             self._drop_link(client)
@@ -261,9 +266,7 @@ class Clients:
             case Submit():
                 self._on_submit(client, message, now_ms)
             case Collected():
-                for task, ranges in self._known(client, message.rows):
-                    self.waiting_collected.append((client, task, ranges))
-                self._take_collected(len(self.waiting_collected) - _COLLECTED_MAX, now_ms)
+                self._hear_collected(client, message.rows, now_ms)
             case Hello():
                 self._on_hello(client, message)
             case Code():
@@ -322,7 +325,7 @@ class Clients:
                         f"the client speaks protocol 1.{client.minor} and this controller "
                         f"1.{PROTOCOL_MINOR}: bring both to versions at most one minor apart",
                     )
-                taken = self._ledger.on_page(client, page, now_ms)
+                taken = self._take_page(client, page, now_ms)
             except PageRefused as refused:
                 self._refuse(client, _task_of(page.header), refused, now_ms)
                 continue
@@ -349,10 +352,45 @@ class Clients:
         if task is not None:
             self._settlement.abandon(task, now_ms)
 
+    def _take_page(self, client: Client, page: Page, now_ms: int) -> tuple[Task, StoredPage] | None:
+        """As `Ledger.on_page`, of a ledger that knows all that was said before."""
+        try:
+            return self._ledger.on_page(client, page, now_ms)
+        except PageRefused as refused:
+            if refused.reason != "full" or not self.waiting_collected:
+                raise
+        self.take_all_collected(now_ms)
+        return self._ledger.on_page(client, page, now_ms)
+
+    def _hear_collected(
+        self, client: Client, rows: tuple[tuple[str, Ranges], ...], now_ms: int
+    ) -> None:
+        """Take in a few rows at once; of many the most wait."""
+        known = self._known(client, rows)
+        if len(known) <= _COLLECTED_AT_ONCE:
+            for task, ranges in known:
+                self._on_collected(client, task, ranges, now_ms)
+            return
+        for task, ranges in known:
+            # What is not known of a task yet comes with its page.
+            here = tuple([(low, min(high, task.end)) for low, high in ranges if low < task.end])
+            if task.client is client:
+                # Whatever comes before the rest is done: nobody is to run them any more.
+                task.done.update(here)
+            self.waiting_collected.append((client, task, here))
+            self._collected_size += 1 + len(here)
+        while self._collected_size > _COLLECTED_MAX:
+            self._take_collected(1, now_ms)
+
+    def take_all_collected(self, now_ms: int) -> None:
+        """Nothing of what clients have said that they have is to wait any more."""
+        self._take_collected(len(self.waiting_collected), now_ms)
+
     def _take_collected(self, rows: int, now_ms: int) -> None:
         """Take in so many of what clients have said that they have."""
         for _ in range(min(rows, len(self.waiting_collected))):
             client, task, ranges = self.waiting_collected.popleft()
+            self._collected_size -= 1 + len(ranges)
             if self._ledger.tasks.get(task.id) is task:
                 self._on_collected(client, task, ranges, now_ms)
         self._collected_ms = now_ms if self.waiting_collected else None

@@ -68,6 +68,7 @@ from forage_wire.io import (
     Publish,
     PublishAcknowledged,
 )
+from forage_wire.limits import EPOCH_CREDIBLE_MAX
 from forage_wire.messages import ControllerPresence, Header
 from forage_wire.topics import Topics
 
@@ -112,6 +113,7 @@ class ControllerCore:
         self._session = ""
         self._connected = False
         self._active = False
+        self._now_ms = 0
         self.epoch = recovered.epoch
         self._epoch_shown = recovered.epoch
         """The last that is committed: nobody is to hear of one that may never have been."""
@@ -261,9 +263,13 @@ class ControllerCore:
         return self._presence("lost", session)
 
     def goodbye(self) -> list[Command]:
-        """What to publish before an orderly end."""
+        """What to save and publish before an orderly end."""
         self._exiting = True
-        return [self._presence("offline", self._session)] if self._connected else []
+        self.clients.take_all_collected(self._now_ms)
+        self._save()
+        if self._connected:
+            self.effects.command(self._presence("offline", self._session))
+        return self.effects.take()
 
     def handle(self, event: Event, now_ms: int) -> list[Command]:
         """Advance by one event.
@@ -275,6 +281,7 @@ class ControllerCore:
         Returns:
             Commands to carry out in order.
         """
+        self._now_ms = now_ms
         match event:
             case MessageReceived():
                 self._on_message(event, now_ms)
@@ -301,7 +308,7 @@ class ControllerCore:
             case Connected():
                 self._on_connected(event, now_ms)
             case Disconnected():
-                self._on_disconnected()
+                self._on_disconnected(now_ms)
             case SaveFailed():
                 self._exit(1, f"the store cannot be written: {event.reason}")
             case StoreFull():
@@ -377,13 +384,13 @@ class ControllerCore:
         self.effects.command(self._presence("starting", self._session))
         self._decide_ms = now_ms + self._config.limits.start_wait_ms
 
-    def _on_disconnected(self) -> None:
+    def _on_disconnected(self, now_ms: int) -> None:
         self._connected = False
         self._decide_ms = None
         self._doubt = ""
         self._early.take()
         self.fleet.disconnected()
-        self.clients.disconnected()
+        self.clients.disconnected(now_ms)
         self.replicas.disconnected()
 
     def _ask(self, now_ms: int) -> None:
@@ -427,7 +434,7 @@ class ControllerCore:
     def _rule(self, now_ms: int) -> None:
         self.effects.command(self._presence("active", self._session))
         self._shown.rules_from(now_ms)
-        self.clients.connected(self._session, self.epoch)
+        self.clients.connected(self._session, self.epoch, now_ms)
         self.fleet.connected(self._session, self.epoch, now_ms)
         self.replicas.connected(self._session, self.epoch)
         self.reconciler.listen_from(now_ms)
@@ -442,9 +449,14 @@ class ControllerCore:
         for message in self._early.take():
             self._on_message(message, now_ms)
 
+    def _see_epoch(self, epoch: int) -> None:
+        """Somebody has this one: ours is to be above it, where it can be true."""
+        if epoch <= EPOCH_CREDIBLE_MAX:
+            self._epoch_seen = max(self._epoch_seen, epoch)
+
     def _refused_epoch(self, device: Device, bound: int, holder: str) -> None:
         """A device obeys another epoch: above ours, or ours from another start."""
-        self._epoch_seen = max(self._epoch_seen, bound)
+        self._see_epoch(bound)
         if bound < self.epoch:
             # It refused what we sent under an earlier epoch of ours.
             return
@@ -455,7 +467,7 @@ class ControllerCore:
     def _on_controller(
         self, name: str, presence: ControllerPresence, retain: bool, now_ms: int
     ) -> None:
-        self._epoch_seen = max(self._epoch_seen, presence.epoch)
+        self._see_epoch(presence.epoch)
         if start_of(presence.session) == self._start:
             # The broker found out only now that an earlier connection of ours was broken.
             if presence.state in ("lost", "offline") and not self._exiting:
@@ -544,6 +556,9 @@ class ControllerCore:
             self.replicas.poll(now_ms)
             self._links.poll(now_ms)
         self.effects.tell_dropped(now_ms)
+        self._save()
+
+    def _save(self) -> None:
         save = self.effects.end_batch()
         if save is not None:
             self.replicas.saved(save)

@@ -361,7 +361,7 @@ class Dispatcher:
             return True
         at = pending.low - pending.page.first
         # (A page of one call is that call as it goes out.)
-        whole = pending.page.calls if len(items) == 1 else None
+        whole = pending.page.calls if pending.page.n == 1 else None
         first = join_calls(items[at : at + 1]) if whole is None else whole
         barred = _NOBODY
         if pending.task.replicas > 1:

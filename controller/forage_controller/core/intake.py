@@ -16,7 +16,7 @@ from forage_controller.core.state import Device
 from forage_wire.codec import decode, decode_json
 from forage_wire.errors import DecodeError
 from forage_wire.io import MessageReceived
-from forage_wire.limits import EPOCH_CREDIBLE_MAX, LIST_ITEMS_MAX
+from forage_wire.limits import EPOCH_BELIEVED_MAX, LIST_ITEMS_MAX
 from forage_wire.link import link_number
 from forage_wire.messages import (
     Accepted,
@@ -90,7 +90,7 @@ class Intake:
             return None
         try:
             presence = decode_json(payload, ControllerPresence)
-            if presence.epoch > EPOCH_CREDIBLE_MAX:
+            if presence.epoch > EPOCH_BELIEVED_MAX:
                 raise DecodeError(f"no controller has come to epoch {presence.epoch}")
             return presence
         except DecodeError as error:
@@ -232,9 +232,13 @@ class Intake:
 
     def _on_refused(self, device: Device, message: AssignmentRefused, now_ms: int) -> None:
         if message.reason == "epoch":
-            if message.epoch_bound > EPOCH_CREDIBLE_MAX:
-                raise DecodeError(f"no controller has come to epoch {message.epoch_bound}")
-            self._refused_epoch(device, message.epoch_bound, message.holder)
+            if message.epoch_bound > EPOCH_BELIEVED_MAX:
+                # It takes nothing from us, whatever the reason is.
+                self._fleet.refused(device)
+                why = f"no controller has come to epoch {message.epoch_bound}"
+                self._effects.drop(device.name, why)
+            else:
+                self._refused_epoch(device, message.epoch_bound, message.holder)
             return
         opened = self._assignments.open.get(message.assignment)
         if opened is None or opened.device is not device:

@@ -54,11 +54,11 @@ class PageCache:
             raise DecodeError("the store has lost them")
         if known is None:
             known = page.items()
-            if known is not None and len(known) != page.n:
-                raise DecodeError(f"a page says {page.n} calls and holds {len(known)}")
             if known is not None and page.n > 1:
                 # (One call is nothing to account for anew.)
                 self.put(page)
+        if known is not None and len(known) != page.n:
+            raise DecodeError(f"a page says {page.n} calls and holds {len(known)}")
         if known is None and not page.loading:
             page.loading = True
             self._effects.command(LoadPage(task=task.id, first=page.first))

@@ -39,7 +39,7 @@ from forage_wire.io import (
     Publish,
     PublishAcknowledged,
 )
-from forage_wire.limits import EPOCH_CREDIBLE_MAX
+from forage_wire.limits import EPOCH_BELIEVED_MAX, EPOCH_CREDIBLE_MAX
 from forage_wire.messages import ControllerPresence
 from forage_wire.topics import Topics
 
@@ -268,9 +268,10 @@ class StandbyCore:
     def _on_presence(
         self, name: str, presence: ControllerPresence, retain: bool, now_ms: int
     ) -> None:
-        if presence.epoch > EPOCH_CREDIBLE_MAX:
+        if presence.epoch > EPOCH_BELIEVED_MAX:
             raise DecodeError(f"no controller has come to epoch {presence.epoch}")
-        self._epoch_seen = max(self._epoch_seen, presence.epoch)
+        if presence.epoch <= EPOCH_CREDIBLE_MAX:
+            self._epoch_seen = max(self._epoch_seen, presence.epoch)
         if name == self._config.name:
             self._on_own_name(presence, retain)
             return
