@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["FairVerdicts"]
 
 DEVICE_BRANCHES = ("device-presence", "device-load", "outbox", "task")
-CANDIDATE_MS = 3_000
+CANDIDATE_MS = 5_000
+"""A second, and as long as a controller stands still where it is frozen."""
 PATIENCE_MS = 15_000
 """A broker that hears nothing for this long (or longer) may end the connection."""
 SESSION = re.compile(rb"([0-9a-f]{16})-(\d+)")
