@@ -295,6 +295,56 @@ def test_submit_waits_while_too_much_is_not_with_the_controller(
     assert len(submitted) == 20
 
 
+def test_an_interrupt_while_a_batch_waits_for_room_leaves_no_task_behind(
+    holding: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forage.shell.network.UNACKNOWLEDGED_BYTES_MAX", 200_000)
+    holding.delays_acknowledgements = True
+    client = holding.connect()
+    first = client.submit_all(size_of, [bytes(300_000)])
+
+    def interrupt(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(client._network, "_wait_for_change", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            client.submit_all(size_of, [b"x"])
+    holding.acknowledge_all()
+    holding.release()
+    assert first.results(timeout=WAIT_S) == [300_000]
+    ended = threading.Thread(target=client.shutdown)
+    ended.start()
+    ended.join(WAIT_S)
+    assert not ended.is_alive(), "it waits for a task that nobody can end"
+
+
+def test_the_number_of_a_network_thread_that_has_ended_may_be_anybodys(
+    fleet: Fleet,
+) -> None:
+    client = fleet.connect()
+    batch = client.submit_all(add, range(3), range(3))
+    batch.results(timeout=WAIT_S)
+    client.shutdown()
+    found: list[object] = []
+    numbers = []
+
+    def look() -> None:
+        numbers.append(threading.get_ident())
+        try:
+            found.append(batch.results(timeout=WAIT_S))
+        except RuntimeError as error:
+            found.append(error)
+
+    for _ in range(20):
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+    assert found == [[0, 2, 4]] * 20
+    if client._network._thread.ident not in numbers:
+        pytest.skip("no thread of this system got the number again")
+
+
 def test_a_fault_of_the_network_thread_fails_futures_instead_of_leaving_them(
     holding: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
