@@ -21,7 +21,6 @@ from forage_controller.core.deadlines import Deadlines
 from forage_controller.core.dispatch import Dispatcher
 from forage_controller.core.early import Early
 from forage_controller.core.effects import Effects
-from forage_controller.core.feasible import why_not
 from forage_controller.core.feed import SnapshotFailed, SnapshotOpened, SnapshotRead
 from forage_controller.core.fleet import Fleet
 from forage_controller.core.intake import Intake
@@ -57,6 +56,7 @@ from forage_controller.core.siblings import Siblings
 from forage_controller.core.starvation import Starvation
 from forage_controller.core.state import Device
 from forage_controller.core.unfit import end_unfit
+from forage_controller.core.unheard import Unheard
 from forage_wire.codec import decode
 from forage_wire.errors import DecodeError
 from forage_wire.ignored import KEYS_IGNORED
@@ -69,7 +69,7 @@ from forage_wire.io import (
     PublishAcknowledged,
 )
 from forage_wire.limits import EPOCH_CREDIBLE_MAX
-from forage_wire.messages import ControllerPresence, Header
+from forage_wire.messages import ControllerPresence
 from forage_wire.topics import Topics
 
 __all__ = ["ControllerCore"]
@@ -165,7 +165,7 @@ class ControllerCore:
             self.assignments,
             self.ledger,
             self.settlement,
-            self._spared,
+            lambda header, names: self.fleet.spares(header, names),
         )
         self.fleet = Fleet(
             config,
@@ -239,7 +239,7 @@ class ControllerCore:
             self.leases,
             self._refused_epoch,
         )
-        self._unheard = recover(
+        unheard = recover(
             recovered,
             self.clients,
             self.fleet,
@@ -249,7 +249,7 @@ class ControllerCore:
             self._codes,
             running,
         )
-        self._unheard_until_ms: int | None = None
+        self._unheard = Unheard(unheard, self.fleet.devices, self.losses.lose_all)
 
     # -- the interface ----------------------------------------------------------------------
 
@@ -342,7 +342,7 @@ class ControllerCore:
                 self.dispatcher.next_wakeup_ms(),
                 self.replicas.next_wakeup_ms(),
                 self.siblings.looks[0][0] if self.siblings.looks else None,
-                self._unheard_until_ms,
+                self._unheard.due_ms,
                 self._expire_ms,
                 self._shown.next_wakeup_ms(),
             ]
@@ -442,10 +442,8 @@ class ControllerCore:
         self.leases.listen_from(now_ms)
         self.siblings.listen_from(now_ms)
         self.monitor.connected()
-        if self._unheard:
-            self._unheard_until_ms = (
-                now_ms + self.fleet.spread_ms() + self._config.limits.first_suspicion_ms
-            )
+        suspicion_ms = self._config.limits.first_suspicion_ms
+        self._unheard.wait_until(now_ms + self.fleet.spread_ms() + suspicion_ms)
         for message in self._early.take():
             self._on_message(message, now_ms)
 
@@ -564,8 +562,7 @@ class ControllerCore:
             self.replicas.saved(save)
 
     def _work(self, now_ms: int) -> None:
-        if self._unheard_until_ms is not None and now_ms >= self._unheard_until_ms:
-            self._lose_unheard(now_ms)
+        self._unheard.check(now_ms)
         if self._expire_ms is None or now_ms >= self._expire_ms:
             self._expire_ms = now_ms + _EXPIRE_EVERY_MS
             self.ledger.expire(now_ms)
@@ -580,10 +577,8 @@ class ControllerCore:
         self._hand_on_code()
         for device in self.settlement.take_left():
             self.fleet.report(device, now_ms)
-        if self.settlement.in_doubt:
-            for device in self.settlement.in_doubt.values():
-                self.fleet.doubt(device)
-            self.settlement.in_doubt.clear()
+        for device in self.settlement.take_in_doubt():
+            self.fleet.doubt(device)
         self.fleet.silence.busy = len(self.assignments.busy)
         self.fleet.check(now_ms)
         self.reconciler.expire(now_ms)
@@ -611,16 +606,6 @@ class ControllerCore:
             came, self.clients.came = self.clients.came, []
             self.backlog.unpark_of({(client.user, client.name): None for client in came})
 
-    def _lose_unheard(self, now_ms: int) -> None:
-        """Devices that held work when we stopped and have not come: their work goes to others."""
-        self._unheard_until_ms = None
-        unheard, self._unheard = self._unheard, []
-        for name in unheard:
-            device = self.fleet.devices[name]
-            if device.verified:
-                continue
-            self.losses.lose_all(device, "not heard since the controller's restart", now_ms)
-
     def _device_changed(self, device: Device) -> None:
         self.dispatcher.fleet_changed(device)
 
@@ -628,10 +613,3 @@ class ControllerCore:
         self.dispatcher.forget(device)
         self.settlement.forget(device)
         self.assignments.touched.pop(device.name, None)
-
-    def _spared(self, header: Header, names: list[str]) -> bool:
-        """Whether any device but these may run calls with such a header."""
-        return any(
-            name not in names and not why_not(device, header)
-            for name, device in self.fleet.devices.items()
-        )

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from forage_controller.core.config import CoreConfig
 from forage_controller.core.effects import Effects
+from forage_controller.core.feasible import why_not
 from forage_controller.core.links import Links
 from forage_controller.core.sessions import is_newer, start_of
 from forage_controller.core.silence import Silence
@@ -24,6 +25,7 @@ from forage_wire.messages import (
     DevicePresence,
     DeviceRefused,
     DeviceVerdict,
+    Header,
     Report,
 )
 from forage_wire.topics import Topics
@@ -176,6 +178,13 @@ class Fleet:
                 if device.why != NEVER_HEARD:
                     topic = self._topics.verdict(self._config.name, device.name)
                     self._effects.publish(topic, b"", retain=True)
+
+    def spares(self, header: Header, names: list[str]) -> bool:
+        """Whether any device but these may run calls with such a header."""
+        return any(
+            name not in names and not why_not(device, header)
+            for name, device in self.devices.items()
+        )
 
     def changed(self, device: Device) -> None:
         """What a device may run has changed."""

@@ -62,7 +62,7 @@ class Settlement:
         """Of outcomes in `_acknowledge`, by device."""
         self._left: dict[str, Device] = {}
         """Devices that keep outcomes for which there was no room."""
-        self.in_doubt: dict[str, Device] = {}
+        self._in_doubt: dict[str, Device] = {}
         """Devices of which only they can tell what is left of their strays."""
 
     # -- outcomes of devices ----------------------------------------------------------------
@@ -131,7 +131,7 @@ class Settlement:
             self._assignments.touched[device.name] = device
         else:
             # Of the others some may have ended long ago.
-            self.in_doubt[device.name] = device
+            self._in_doubt[device.name] = device
 
     def _news(self, task: Task, opened: Open | None, outcomes: OutcomeSet) -> Ranges:
         """The calls that these outcomes settle."""
@@ -172,10 +172,17 @@ class Settlement:
         left, self._left = self._left, {}
         return list(left.values())
 
+    def take_in_doubt(self) -> list[Device]:
+        """Devices that are to be asked again what they run."""
+        if not self._in_doubt:
+            return []
+        found, self._in_doubt = self._in_doubt, {}
+        return list(found.values())
+
     def forget(self, device: Device) -> None:
         """A device is not known any more."""
         self._left.pop(device.name, None)
-        self.in_doubt.pop(device.name, None)
+        self._in_doubt.pop(device.name, None)
         self._acknowledge.pop(device.name, None)
         self._acknowledge_bytes.pop(device.name, None)
 
